@@ -1,0 +1,2 @@
+//! Passes batches of lines through a WebAssembly module.
+pub mod compile;

@@ -1,0 +1,232 @@
+//! What the agent says about itself: one [`Board`] that pipelines and agent write and admin reads.
+//!
+//! A pipeline replaces its report as a whole, between two chunks, so the sums in it always hold.
+//! Absent by design: line content, module log texts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::ListState;
+use crate::model::{EntryName, Lines, Problem};
+
+/// The whole of `weir status --json` and `/api/v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Who speaks.
+    pub agent: AgentStatus,
+    /// The collect list as applied.
+    pub list: ListStatus,
+    /// Running entries in the order of the list, then refused ones.
+    pub entries: Vec<EntryStatus>,
+}
+
+/// Who speaks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// `agent.name`.
+    pub name: String,
+    /// weir's version.
+    pub version: String,
+    /// Seconds since 1970.
+    pub started: u64,
+}
+
+/// The collect list as applied.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListStatus {
+    /// Where it came from.
+    pub source: String,
+    /// etcd's revision, or the number of the file's change.
+    pub revision: i64,
+    /// How sure it is.
+    pub state: ListState,
+    /// What somebody should mend.
+    pub problems: Vec<Problem>,
+}
+
+/// One entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EntryStatus {
+    /// Its name.
+    pub name: String,
+    /// Path or glob.
+    pub path: String,
+    /// Where its lines go.
+    pub topic: String,
+    /// In one word.
+    pub state: EntryState,
+    /// Why it is in that state; empty where that needs no words.
+    pub cause: String,
+    /// Files it knows of.
+    pub files: u64,
+    /// Bytes in them that are not yet finished (delivered, dropped, set aside).
+    pub lag_bytes: u64,
+    /// Age of the oldest read line that is not finished, or since when unread bytes wait; seconds.
+    pub lag_seconds: f64,
+    /// The sums.
+    pub lines: Lines,
+    /// Its filter, where it has one.
+    pub filter: Option<FilterStatus>,
+}
+
+/// The state of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryState {
+    /// At the end of its files.
+    Following,
+    /// Reading what is there.
+    CatchingUp,
+    /// For files, a filter, Kafka: `cause` says which.
+    #[default]
+    Waiting,
+    /// Its topic takes nothing.
+    Stalled,
+    /// `on_error: hold`, a full quarantine, or a filter that fails too often.
+    Holding,
+    /// It cannot be run as it stands.
+    Refused,
+}
+
+/// The filter of an entry.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FilterStatus {
+    /// As the list names it.
+    pub module: String,
+    /// Of the module that runs; empty where none does yet.
+    pub digest: String,
+    /// In one word.
+    pub state: FilterState,
+    /// Why a newer one does not run.
+    pub cause: String,
+}
+
+/// The state of a filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilterState {
+    /// The wanted one runs.
+    Applied,
+    /// The wanted one could not be loaded; an older one runs, or the entry waits.
+    #[default]
+    Failed,
+    /// The wanted one failed on lines; the older one runs again.
+    RolledBack,
+}
+
+/// Upper bounds of the buckets of `weir_filter_seconds`: CPU time of one batch, seconds.
+pub const FILTER_SECONDS_BUCKETS: [f64; 8] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0];
+
+/// Figures of an entry that only `/metrics` shows. They grow as long as the agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Bytes cut into lines.
+    pub bytes_read: u64,
+    /// Bytes of deleted or rotated files that are kept open.
+    pub held_bytes: u64,
+    /// Batches by CPU time; the last bucket is +Inf.
+    pub filter_seconds: [u64; FILTER_SECONDS_BUCKETS.len() + 1],
+    /// Sum of that CPU time; seconds.
+    pub filter_seconds_sum: f64,
+    /// By kind: `trap`, `deadline`, `memory`, `output`, `error`.
+    pub filter_errors: BTreeMap<&'static str, u64>,
+    /// Swaps by result: `applied`, `failed`, `rolled-back`.
+    pub module_swaps: BTreeMap<&'static str, u64>,
+    /// What a module counts itself.
+    pub module_counts: BTreeMap<String, u64>,
+    /// By librdkafka's name of the error.
+    pub delivery_errors: BTreeMap<String, u64>,
+    /// Records sent again.
+    pub resends: u64,
+    /// What could not be saved, by reason: `truncated`, `deleted`, `held_limit`.
+    pub lost_bytes: BTreeMap<&'static str, u64>,
+}
+
+/// What a pipeline says at one moment.
+#[derive(Clone, Debug)]
+pub struct EntryReport {
+    /// For people.
+    pub status: EntryStatus,
+    /// For graphs.
+    pub figures: Figures,
+}
+
+/// Where everything that the agent says about itself stands. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    agent: AgentStatus,
+    list: ListStatus,
+    order: Vec<EntryName>,
+    entries: BTreeMap<EntryName, Arc<Mutex<EntryReport>>>,
+    refused: Vec<EntryStatus>,
+    ready: bool,
+}
+
+impl Board {
+    /// A board on which nothing stands yet.
+    pub fn new(name: &str) -> Self {
+        let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let agent = AgentStatus { name: name.into(), version: env!("CARGO_PKG_VERSION").into(), started };
+        Self(Arc::new(Mutex::new(Inner {
+            agent,
+            list: ListStatus::default(),
+            order: Vec::new(),
+            entries: BTreeMap::new(),
+            refused: Vec::new(),
+            ready: false,
+        })))
+    }
+
+    /// Where the pipeline of `name` writes; the report is kept as long as the agent runs or until
+    /// it is removed, so that a restarted pipeline goes on counting.
+    pub fn entry(&self, name: &EntryName, report: impl FnOnce() -> EntryReport) -> Arc<Mutex<EntryReport>> {
+        self.lock().entries.entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(report()))).clone()
+    }
+
+    /// Says which list is applied. Entries in `order` are shown, others forgotten.
+    pub fn set_list(&self, list: ListStatus, order: Vec<EntryName>, refused: Vec<EntryStatus>) {
+        let mut inner = self.lock();
+        inner.entries.retain(|name, _| order.contains(name));
+        (inner.list, inner.order, inner.refused, inner.ready) = (list, order, refused, true);
+    }
+
+    /// Whether a list was applied, from wherever it came.
+    pub fn ready(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// The status at this moment.
+    pub fn status(&self) -> Status {
+        let (agent, list, reports, refused) = self.parts();
+        let running = reports.into_iter().map(|report| report.status);
+        Status { agent, list, entries: running.chain(refused).collect() }
+    }
+
+    /// The reports of the running entries at this moment.
+    pub fn reports(&self) -> Vec<EntryReport> {
+        self.parts().2
+    }
+
+    fn parts(&self) -> (AgentStatus, ListStatus, Vec<EntryReport>, Vec<EntryStatus>) {
+        let inner = self.lock();
+        let slots: Vec<_> = inner.order.iter().filter_map(|name| inner.entries.get(name).cloned()).collect();
+        let (agent, list, refused) = (inner.agent.clone(), inner.list.clone(), inner.refused.clone());
+        drop(inner);
+        (agent, list, slots.iter().map(|slot| lock(slot).clone()).collect(), refused)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.0)
+    }
+}
+
+/// Nothing on the board can be half written, so a writer that panicked has not spoilt it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
