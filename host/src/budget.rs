@@ -4,8 +4,8 @@
 //! always read one chunk from its reserve, so a stuck neighbour cannot stop it; from what is
 //! shared it takes at most a quarter. When nothing is left, reading stops: the file is the buffer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// What librdkafka and weir keep for a record beside its bytes. librdkafka's part was measured as
 /// 185 bytes (RSS per queued message less its payload, librdkafka 2.12).
@@ -19,17 +19,17 @@ pub const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 pub struct Budget {
     total: u64,
     shared: AtomicI64,
-    reserved: AtomicU64,
+    shares: Mutex<Vec<Weak<Share>>>,
 }
 
 /// A pipeline's share: its reserve, and its part of what is shared.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
+    /// What is left of the reserve; below zero for a while after it was made smaller.
     reserve: AtomicI64,
-    reserve_size: u64,
+    reserve_size: AtomicU64,
     taken: AtomicU64,
-    shared_max: u64,
 }
 
 /// Memory that is in use. Given back on drop.
@@ -43,21 +43,32 @@ pub struct Charge {
 impl Budget {
     /// A budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { total, shared: AtomicI64::new(total as i64), reserved: AtomicU64::new(0) })
+        Arc::new(Self { total, shared: AtomicI64::new(total as i64), shares: Mutex::default() })
     }
 
-    /// A share for one of `entries` pipelines: half of the budget is divided into reserves.
-    pub fn share(self: &Arc<Self>, entries: usize) -> Arc<Share> {
-        let reserve_size = (self.total / 2 / entries.max(1) as u64).max(RESERVE_BYTES_MIN);
-        self.reserved.fetch_add(reserve_size, Ordering::Relaxed);
-        self.shared.fetch_sub(reserve_size as i64, Ordering::Relaxed);
-        Arc::new(Share {
+    /// A share for one more pipeline. Half of the budget is divided evenly into reserves, so those
+    /// of the others become smaller.
+    pub fn share(self: &Arc<Self>) -> Arc<Share> {
+        let share = Arc::new(Share {
             budget: self.clone(),
-            reserve: AtomicI64::new(reserve_size as i64),
-            reserve_size,
+            reserve: AtomicI64::new(0),
+            reserve_size: AtomicU64::new(0),
             taken: AtomicU64::new(0),
-            shared_max: self.total / 4,
-        })
+        });
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&share));
+        self.divide();
+        share
+    }
+
+    fn divide(&self) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|share| share.strong_count() > 0);
+        let size = (self.total / 2 / shares.len().max(1) as u64).max(RESERVE_BYTES_MIN);
+        for share in shares.iter().filter_map(Weak::upgrade) {
+            let change = size as i64 - share.reserve_size.swap(size, Ordering::AcqRel) as i64;
+            share.reserve.fetch_add(change, Ordering::AcqRel);
+            self.shared.fetch_sub(change, Ordering::AcqRel);
+        }
     }
 
     /// What is in use or reserved. Bytes.
@@ -68,25 +79,26 @@ impl Budget {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.shared.fetch_add(self.reserve_size as i64, Ordering::Relaxed);
-        self.budget.reserved.fetch_sub(self.reserve_size, Ordering::Relaxed);
+        self.budget.shared.fetch_add(self.reserve_size.load(Ordering::Acquire) as i64, Ordering::AcqRel);
+        self.budget.divide();
     }
 }
 
 impl Share {
     /// The largest charge that the reserve alone can carry.
     pub fn reserve(&self) -> u64 {
-        self.reserve_size
+        self.reserve_size.load(Ordering::Relaxed)
     }
 
     /// The largest charge that can ever be had.
     pub fn largest(&self) -> u64 {
-        self.reserve_size.max(self.shared_max)
+        self.reserve().max(self.budget.total / 4)
     }
 
     /// Takes `bytes` from what is shared or else from the reserve; `None` when neither has them.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
-        if self.taken.load(Ordering::Relaxed) + bytes <= self.shared_max && take(&self.budget.shared, bytes) {
+        let shared_max = self.budget.total / 4;
+        if self.taken.load(Ordering::Relaxed) + bytes <= shared_max && take(&self.budget.shared, bytes) {
             self.taken.fetch_add(bytes, Ordering::Relaxed);
             return Some(Charge { share: self.clone(), bytes, from_reserve: false });
         }
@@ -108,11 +120,21 @@ impl Charge {
         self.bytes
     }
 
-    /// Gives back what is above `bytes`.
-    pub fn shrink(&mut self, bytes: u64) {
-        let back = self.bytes.saturating_sub(bytes);
-        self.bytes -= back;
-        self.give_back(back);
+    /// Makes it `bytes`. What is more is taken even when there is no room: a filter's output is
+    /// bounded but known only when it is there. The room is missing for the next chunk then.
+    pub fn settle(&mut self, bytes: u64) {
+        if bytes <= self.bytes {
+            self.give_back(self.bytes - bytes);
+        } else {
+            let more = bytes - self.bytes;
+            if self.from_reserve {
+                self.share.reserve.fetch_sub(more as i64, Ordering::AcqRel);
+            } else {
+                self.share.taken.fetch_add(more, Ordering::Relaxed);
+                self.share.budget.shared.fetch_sub(more as i64, Ordering::AcqRel);
+            }
+        }
+        self.bytes = bytes;
     }
 
     fn give_back(&self, bytes: u64) {
@@ -138,7 +160,7 @@ mod tests {
     #[test]
     fn a_stuck_neighbour_leaves_the_reserve() {
         let budget = Budget::new(1 << 20);
-        let (greedy, quiet) = (budget.share(2), budget.share(2));
+        let (greedy, quiet) = (budget.share(), budget.share());
         let mut held = Vec::new();
         while let Some(charge) = greedy.take(4096) {
             held.push(charge);
@@ -147,13 +169,25 @@ mod tests {
     }
 
     #[test]
+    fn reserves_never_take_more_than_half() {
+        let budget = Budget::new(64 << 20);
+        let shares: Vec<_> = (0..1000).map(|_| budget.share()).collect();
+        assert_eq!(budget.used(), 1000 * shares[0].reserve());
+        assert!(budget.used() <= 32 << 20);
+        drop(shares);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn what_is_dropped_comes_back() {
         let budget = Budget::new(1 << 20);
-        let share = budget.share(1);
+        let share = budget.share();
         let before = budget.used();
         let mut charge = share.take(100_000).unwrap();
-        charge.shrink(10);
+        charge.settle(10);
         assert_eq!(charge.bytes(), 10);
+        charge.settle(200_000);
+        assert_eq!(budget.used(), before + 200_000);
         drop(charge);
         assert_eq!(budget.used(), before);
         drop(share);

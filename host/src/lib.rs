@@ -44,4 +44,5 @@ pub mod agent;
 pub mod control;
 
 pub mod admin;
+pub mod state;
 pub mod telemetry;

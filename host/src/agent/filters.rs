@@ -1,0 +1,236 @@
+//! Prepares filters off the data path and hands them to running pipelines.
+//!
+//! In: what an entry wants. Out: a live filter, tried with the real config, in the pipeline's
+//! inbox; or why there is none, while the old one goes on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, warn};
+
+use crate::control::Fetcher;
+use crate::filter::{Engine, Filter, FilterContext, ModuleCache};
+use crate::model::{Digest, Entry, EntryName, FilterSpec, ModuleRef};
+use crate::pipeline::{FilterChange, Message};
+use crate::policy::Policy;
+use crate::status::{FilterState, FilterStatus};
+
+/// The pause before a module that could not be fetched is fetched again, doubled up to a minute.
+const FETCH_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// What each module of a list is.
+type Modules = BTreeMap<ModuleRef, Result<Digest, String>>;
+
+/// The filters that entries want.
+pub(super) struct Filters {
+    loader: Loader,
+    asked: HashMap<EntryName, Asked>,
+    tasks: JoinSet<()>,
+    sender: mpsc::UnboundedSender<Prepared>,
+    results: mpsc::UnboundedReceiver<Prepared>,
+    tickets: u64,
+}
+
+#[derive(Clone)]
+struct Loader {
+    engine: Arc<Engine>,
+    cache: ModuleCache,
+    policy: Arc<Policy>,
+    host: String,
+    fetcher: Option<Fetcher>,
+}
+
+/// What was last asked for an entry.
+struct Asked {
+    ticket: u64,
+    wish: Result<(Digest, FilterSpec), String>,
+    task: Option<AbortHandle>,
+    /// Whether the pipeline was given a filter.
+    applied: bool,
+}
+
+/// A filter that is ready, or why it is not.
+pub(super) struct Prepared {
+    entry: EntryName,
+    ticket: u64,
+    result: Result<Box<Filter>, String>,
+}
+
+impl Prepared {
+    pub(super) fn entry(&self) -> &EntryName {
+        &self.entry
+    }
+}
+
+impl Filters {
+    pub(super) fn new(engine: Arc<Engine>, cache: ModuleCache, policy: Arc<Policy>, host: String) -> Self {
+        let (sender, results) = mpsc::unbounded_channel();
+        let loader = Loader { engine, cache, policy, host, fetcher: None };
+        Self { loader, asked: HashMap::new(), tasks: JoinSet::new(), sender, results, tickets: 0 }
+    }
+
+    /// Modules that are not in the cache come from there.
+    pub(super) fn with_fetcher(mut self, fetcher: Fetcher) -> Self {
+        self.loader.fetcher = Some(fetcher);
+        self
+    }
+
+    /// A pipeline was started for the entry: it waits if there is a filter.
+    pub(super) fn begin(&mut self, entry: &Arc<Entry>, inbox: &Sender<Message>, modules: &Modules) {
+        self.ask(entry, inbox, modules);
+    }
+
+    /// A running entry may want another filter than before.
+    pub(super) fn want(&mut self, known: &Entry, entry: &Arc<Entry>, inbox: &Sender<Message>, modules: &Modules) {
+        if entry.filter.is_some() {
+            self.ask(entry, inbox, modules);
+        } else if known.filter.is_some() {
+            self.forget(&entry.name);
+            tell(inbox, entry, FilterChange::Remove);
+        }
+    }
+
+    fn ask(&mut self, entry: &Arc<Entry>, inbox: &Sender<Message>, modules: &Modules) {
+        let Some(spec) = &entry.filter else { return };
+        let wish = self.loader.resolve(entry, spec, modules);
+        let before = self.asked.get(&entry.name);
+        if before.is_some_and(|before| before.wish == wish) {
+            return;
+        }
+        let applied = before.is_some_and(|before| before.applied);
+        self.forget(&entry.name);
+        self.tickets += 1;
+        let mut asked = Asked { ticket: self.tickets, wish: wish.clone(), task: None, applied };
+        match wish {
+            Ok((digest, _)) => {
+                asked.task = Some(self.prepare(entry, spec, digest));
+                if !applied {
+                    let status = status(spec, FilterState::Failed, "its filter is being loaded");
+                    tell(inbox, entry, FilterChange::WaitFor(status));
+                }
+            }
+            Err(cause) => refuse(entry, spec, applied, &cause, inbox),
+        }
+        self.asked.insert(entry.name.clone(), asked);
+    }
+
+    fn prepare(&mut self, entry: &Entry, spec: &FilterSpec, digest: Digest) -> AbortHandle {
+        let (loader, sender) = (self.loader.clone(), self.sender.clone());
+        let context = FilterContext {
+            entry: entry.name.clone(),
+            topic: entry.topic.clone(),
+            host: loader.host.clone(),
+            config: spec.config.clone(),
+            timeout: spec.timeout,
+            memory: spec.memory,
+        };
+        let (entry, ticket) = (entry.name.clone(), self.tickets);
+        self.tasks.spawn(async move {
+            let answer = |result| {
+                // Nobody waits for it when the agent stops.
+                let _ = sender.send(Prepared { entry: entry.clone(), ticket, result });
+            };
+            let mut pause = FETCH_RETRY.0;
+            while let Err(cause) = loader.fetch(&digest).await {
+                answer(Err(cause));
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(FETCH_RETRY.1);
+            }
+            let load = tokio::task::spawn_blocking(move || loader.load(&digest, context)).await;
+            answer(load.unwrap_or_else(|error| Err(error.to_string())));
+        })
+    }
+
+    /// The entry or its filter is gone.
+    pub(super) fn forget(&mut self, entry: &EntryName) {
+        if let Some(task) = self.asked.remove(entry).and_then(|asked| asked.task) {
+            task.abort();
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// The next result.
+    pub(super) async fn next(&mut self) -> Prepared {
+        loop {
+            // This struct holds a sender, so there is always another result to wait for.
+            if let Some(prepared) = self.results.recv().await {
+                return prepared;
+            }
+        }
+    }
+
+    /// Gives a result to the pipeline, unless something else was asked for meanwhile.
+    pub(super) fn hand_over(&mut self, prepared: Prepared, entry: &Arc<Entry>, inbox: &Sender<Message>) {
+        let (Some(asked), Some(spec)) = (self.asked.get_mut(&prepared.entry), &entry.filter) else { return };
+        if asked.ticket != prepared.ticket {
+            return;
+        }
+        match prepared.result {
+            Ok(filter) => {
+                asked.applied = true;
+                let status = status(spec, FilterState::Applied, "");
+                tell(inbox, entry, FilterChange::Use(filter, status));
+            }
+            Err(cause) => refuse(entry, spec, asked.applied, &cause, inbox),
+        }
+    }
+}
+
+impl Loader {
+    /// Which module it is, and with what; or why that cannot be told.
+    fn resolve(&self, entry: &Entry, spec: &FilterSpec, modules: &Modules) -> Result<(Digest, FilterSpec), String> {
+        let digest = match modules.get(&spec.module) {
+            Some(Ok(digest)) => *digest,
+            Some(Err(cause)) => return Err(cause.clone()),
+            None => return Err(format!("module {} is not known", spec.module)),
+        };
+        self.policy.check_module(entry.name.as_str(), &digest).map_err(|problem| format!("{}; {}", problem.cause, problem.fix))?;
+        Ok((digest, spec.clone()))
+    }
+
+    async fn fetch(&self, digest: &Digest) -> Result<(), String> {
+        if self.cache.contains(digest) && matches!(self.cache.get(digest), Ok(Some(_))) {
+            return Ok(());
+        }
+        let Some(fetcher) = &self.fetcher else { return Err("there is no module store".into()) };
+        let bytes = fetcher.fetch(digest).await.map_err(|error| error.chain())?;
+        info!(module = %digest.short(), bytes = bytes.len(), "fetched a module");
+        self.cache.put(&bytes).map_err(|error| chain(&error))?;
+        Ok(())
+    }
+
+    fn load(&self, digest: &Digest, context: FilterContext) -> Result<Box<Filter>, String> {
+        let module = self.engine.load(&self.cache, digest).map_err(|error| chain(&error))?;
+        module.prepare(context).map(Box::new).map_err(|error| chain(&error))
+    }
+}
+
+/// The old filter goes on; where there is none, the entry waits.
+fn refuse(entry: &Arc<Entry>, spec: &FilterSpec, applied: bool, cause: &str, inbox: &Sender<Message>) {
+    warn!(entry = %entry.name, module = %spec.module, cause, keeps_old = applied, "the filter cannot be used");
+    let status = status(spec, FilterState::Failed, cause);
+    tell(inbox, entry, if applied { FilterChange::Keep(status) } else { FilterChange::WaitFor(status) });
+}
+
+fn status(spec: &FilterSpec, state: FilterState, cause: &str) -> FilterStatus {
+    FilterStatus { module: spec.module.to_string(), digest: String::new(), state, cause: cause.into() }
+}
+
+fn tell(inbox: &Sender<Message>, entry: &Arc<Entry>, change: FilterChange) {
+    // A pipeline that has ended is started anew with its filter.
+    let _ = inbox.send(Message::Filter(entry.clone(), change));
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

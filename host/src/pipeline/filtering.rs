@@ -1,0 +1,305 @@
+//! From lines to chunks under way: one filter call a chunk, what is set aside, and what happens
+//! when the filter changes or keeps failing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::sorting::{Sorted, refusal, sort};
+use super::{FilterChange, Flight, Gate, Origin, Pipeline, Range, dead_letters};
+use crate::budget::RECORD_BYTES;
+use crate::filter::{Batch, ErrorKind, Filter, Outcome};
+use crate::model::Entry;
+use crate::quarantine::{QuarantineError, SetAside};
+use crate::sink::{Buffer, Chunk, Record};
+use crate::source::Piece;
+use crate::source::lines::Lines;
+use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStatus};
+
+/// A filter that fails on more than one line in a hundred, and on so many, only burns CPU.
+const FAILED_LINES_MIN: u64 = 32;
+
+/// Lines after which older failures count half.
+const HEALTH_WINDOW: u64 = 10_000;
+
+/// How long a full quarantine is left alone before the held line is tried again.
+const QUARANTINE_RETRY: Duration = Duration::from_secs(5);
+
+/// How often a filter failed lately.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    lines: u64,
+    failed: u64,
+}
+
+impl Health {
+    fn add(&mut self, lines: u64, failed: u64) {
+        (self.lines, self.failed) = (self.lines + lines, self.failed + failed);
+        if self.lines > HEALTH_WINDOW {
+            (self.lines, self.failed) = (self.lines / 2, self.failed / 2);
+        }
+    }
+
+    fn is_bad(&self) -> bool {
+        self.failed >= FAILED_LINES_MIN && self.failed * 100 > self.lines
+    }
+
+    fn is_proven(&self) -> bool {
+        self.lines >= HEALTH_WINDOW / 2 && !self.is_bad()
+    }
+}
+
+impl Pipeline {
+    /// Filters the lines of a piece and sends what is to be sent. Where a line may not be passed
+    /// by, the chunk ends before it and the gate closes.
+    pub(super) fn process(&mut self, piece: &Piece, mut chunk: Chunk, lines: &mut Lines, now: Instant) {
+        let outcome = self.filter(piece, &chunk, lines);
+        if self.filter_gave_up(outcome.as_ref()) {
+            return self.recycle(chunk);
+        }
+        let on_error = self.entry.filter.as_ref().map(|filter| filter.on_error.clone()).unwrap_or_default();
+        let mut sorted = sort(lines, outcome.as_ref(), &on_error);
+        let mut whole = true;
+        let held = match sorted.held {
+            Some(line) => Some((line, Gate::Hold(held_cause(outcome.as_ref(), line), None))),
+            None => self.set_aside(piece, &chunk, lines, &sorted, outcome.as_ref()),
+        };
+        if let Some((line, gate)) = held {
+            warn!(entry = %self.entry.name, path = %piece.path.display(), ?gate, "holds");
+            self.gate = gate;
+            self.source.cut_again(&chunk.read, line as usize, lines);
+            if lines.used == 0 {
+                return self.recycle(chunk);
+            }
+            sorted = sort(lines, outcome.as_ref(), &on_error);
+            whole = false;
+        }
+        if let Some(outcome) = outcome {
+            chunk.written = outcome.bytes;
+        }
+        self.begin(piece, chunk, lines, sorted, whole, now);
+    }
+
+    /// Counts what is settled already, begins the range, and sends its records.
+    fn begin(&mut self, piece: &Piece, mut chunk: Chunk, lines: &Lines, sorted: Sorted, whole: bool, now: Instant) {
+        let range = self.take(piece, &chunk, lines, whole);
+        self.counts.filtered += sorted.filtered;
+        self.counts.discarded += sorted.discarded;
+        self.counts.quarantined += sorted.aside.len() as u64;
+        self.counts.in_flight += sorted.sent + sorted.dead.len() as u64;
+        let dead = (!sorted.dead.is_empty()).then(|| copy_lines(&chunk, lines, &sorted.dead));
+        let parts = u8::from(!sorted.records.is_empty()) + u8::from(dead.is_some());
+        self.ranges.insert(range, Range { incarnation: piece.incarnation, parts: parts.max(1) });
+        let origin = Arc::new(Origin { path: piece.path.clone(), incarnation: piece.incarnation, offset: piece.offset });
+        let route = self.route(&piece.origin);
+        let flight = |lines, sources, dead_letter| Flight {
+            range,
+            lines,
+            sources,
+            origin: origin.clone(),
+            route: route.clone(),
+            refused: Default::default(),
+            dead_letter,
+            sent: now,
+        };
+        if let Some(dead) = dead {
+            let lines = dead.records.len() as u64;
+            // Another topic has other partitions.
+            let mut flight = flight(lines, Vec::new(), true);
+            flight.route.partition = None;
+            self.send(dead, flight, None);
+        }
+        if sorted.records.is_empty() {
+            self.recycle(chunk);
+            if parts == 0 {
+                self.finish_part(range);
+            }
+            return;
+        }
+        chunk.records = sorted.records;
+        let bytes = chunk.read.capacity() + chunk.written.capacity();
+        if let Some(charge) = &mut chunk.charge {
+            charge.settle(bytes as u64 + chunk.records.len() as u64 * RECORD_BYTES);
+        }
+        let flight = flight(sorted.sent, sorted.sources, false);
+        self.send(chunk, flight, None);
+    }
+
+    fn filter(&mut self, piece: &Piece, chunk: &Chunk, lines: &Lines) -> Option<Outcome> {
+        let filter = self.filter.as_mut()?;
+        let path = piece.path.to_string_lossy();
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let outcome = filter.process(&Batch {
+            path: &path,
+            offset: piece.offset,
+            unix_ms,
+            bytes: &chunk.read[..lines.used],
+            starts: &lines.starts,
+            ends: &lines.ends,
+        });
+        let seconds = outcome.cpu.as_secs_f64();
+        let bucket = FILTER_SECONDS_BUCKETS.iter().position(|bound| seconds <= *bound);
+        self.figures.filter_seconds[bucket.unwrap_or(FILTER_SECONDS_BUCKETS.len())] += 1;
+        self.figures.filter_seconds_sum += seconds;
+        for refused in outcome.refused.iter().filter(|refused| refused.kind != ErrorKind::SetAside) {
+            *self.figures.filter_errors.entry(refused.kind.as_str()).or_default() += 1;
+        }
+        Some(outcome)
+    }
+
+    /// Keeps count of failures. A filter that fails too often is rolled back if it is new, or the
+    /// entry holds; the chunk at hand is read again then.
+    fn filter_gave_up(&mut self, outcome: Option<&Outcome>) -> bool {
+        let Some(outcome) = outcome else { return false };
+        let failed = outcome.refused.iter().filter(|refused| refused.kind != ErrorKind::SetAside).count();
+        self.health.add(outcome.verdicts.len() as u64, failed as u64);
+        if self.health.is_proven() {
+            self.previous = None;
+        }
+        if !self.health.is_bad() {
+            return false;
+        }
+        let kind = outcome.refused.iter().find(|refused| refused.kind != ErrorKind::SetAside);
+        let cause = format!(
+            "the filter fails on {} of its last {} lines ({})",
+            self.health.failed,
+            self.health.lines,
+            kind.map_or("error", |refused| refused.kind.as_str())
+        );
+        self.health = Health::default();
+        match self.previous.take() {
+            Some((filter, status)) => self.roll_back(filter, status, cause),
+            None => {
+                warn!(entry = %self.entry.name, cause, "holds until the module or its config changes");
+                self.gate = Gate::Hold(cause, None);
+            }
+        }
+        true
+    }
+
+    fn roll_back(&mut self, filter: Filter, status: FilterStatus, cause: String) {
+        warn!(entry = %self.entry.name, from = %self.filter.as_ref().map(|f| f.digest().short()).unwrap_or_default(),
+            to = %filter.digest().short(), cause, "rolled the filter back");
+        self.replace_filter(Some(filter));
+        self.filter_status = Some(FilterStatus { state: FilterState::RolledBack, cause, ..status });
+        *self.figures.module_swaps.entry("rolled-back").or_default() += 1;
+    }
+
+    /// What a module counted survives it.
+    fn replace_filter(&mut self, filter: Option<Filter>) -> Option<Filter> {
+        let counted = self.module_counts();
+        let old = std::mem::replace(&mut self.filter, filter);
+        self.base_counts = counted;
+        for (name, by) in self.filter.iter().flat_map(Filter::counts) {
+            // A rolled-back filter brings its old counts with it: they are in there already.
+            self.base_counts.entry(name).and_modify(|count| *count = count.saturating_sub(by));
+        }
+        self.health = Health::default();
+        old
+    }
+
+    /// All that the modules of this entry counted in this run.
+    pub(super) fn module_counts(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut counts = self.base_counts.clone();
+        for (name, by) in self.filter.iter().flat_map(Filter::counts) {
+            *counts.entry(name).or_default() += by;
+        }
+        counts
+    }
+
+    /// Adopted between two chunks.
+    pub(super) fn change_filter(&mut self, entry: Arc<Entry>, change: FilterChange) {
+        if !matches!(change, FilterChange::Keep(_)) {
+            self.adopt(entry);
+        }
+        match change {
+            FilterChange::Remove => {
+                self.replace_filter(None);
+                (self.previous, self.filter_status) = (None, None);
+                self.gate = Gate::Open;
+            }
+            FilterChange::WaitFor(status) => {
+                if self.filter.is_none() {
+                    self.gate = Gate::Filter(status.cause.clone());
+                }
+                self.filter_status = Some(status);
+            }
+            FilterChange::Keep(status) => {
+                *self.figures.module_swaps.entry("failed").or_default() += 1;
+                self.filter_status = Some(status);
+            }
+            FilterChange::Use(filter, status) => {
+                info!(entry = %self.entry.name, module = %filter.digest().short(), "filter applied");
+                let old = self.replace_filter(Some(*filter));
+                self.previous = old.zip(self.filter_status.replace(status));
+                self.gate = Gate::Open;
+                *self.figures.module_swaps.entry("applied").or_default() += 1;
+            }
+        }
+    }
+
+    fn adopt(&mut self, entry: Arc<Entry>) {
+        if dead_letters(&entry) != dead_letters(&self.entry) {
+            self.dead_letters = dead_letters(&entry).map(|topic| self.sink.open(topic, self.done.clone()));
+        }
+        self.entry = entry;
+    }
+
+    /// Puts lines into the quarantine before the chunk moves on. The first that cannot be put
+    /// there is held.
+    fn set_aside(
+        &mut self,
+        piece: &Piece,
+        chunk: &Chunk,
+        lines: &Lines,
+        sorted: &Sorted,
+        outcome: Option<&Outcome>,
+    ) -> Option<(u32, Gate)> {
+        let first = *sorted.aside.first()?;
+        let digest = self.filter.as_ref().map(Filter::digest);
+        let path = piece.path.to_string_lossy();
+        let file = piece.incarnation.to_string();
+        let items: Vec<SetAside<'_>> = sorted
+            .aside
+            .iter()
+            .map(|line| {
+                let (start, end) = (lines.starts[*line as usize], lines.ends[*line as usize]);
+                let refused = refusal(outcome, *line);
+                SetAside {
+                    entry: &self.entry.name,
+                    topic: &self.entry.topic,
+                    path: &path,
+                    file: &file,
+                    offset: piece.offset + u64::from(start),
+                    kind: refused.map_or("too-long", |refused| refused.kind.as_str()),
+                    message: refused.map_or("longer than line_bytes_max", |refused| &refused.message),
+                    digest,
+                    line: &chunk.read[start as usize..end as usize],
+                }
+            })
+            .collect();
+        let error = self.quarantine.as_ref()?.append(&items).err()?;
+        let cause = match error {
+            QuarantineError::Full { .. } => format!("{error}; replay or remove what is in it, or raise [limits] quarantine"),
+            _ => format!("a line cannot be set aside: {error}"),
+        };
+        Some((first, Gate::Hold(cause, Some(Instant::now() + QUARANTINE_RETRY))))
+    }
+}
+
+fn held_cause(outcome: Option<&Outcome>, line: u32) -> String {
+    let kind = refusal(outcome, line).map_or("error", |refused| refused.kind.as_str());
+    format!("on_error is hold, and the filter failed on a line ({kind}); change the module or its config")
+}
+
+/// The dead-letter chunk has a copy: its way and its time are its own.
+fn copy_lines(chunk: &Chunk, lines: &Lines, which: &[u32]) -> Chunk {
+    let mut copy = Chunk::default();
+    for line in which {
+        let (start, end) = (lines.starts[*line as usize] as usize, lines.ends[*line as usize] as usize);
+        copy.records.push(Record { start: copy.read.len() as u32, len: (end - start) as u32, buffer: Buffer::Read });
+        copy.read.extend_from_slice(&chunk.read[start..end]);
+    }
+    copy
+}

@@ -1,0 +1,524 @@
+//! One running entry: source, filter, sink, and the ledger between them.
+//!
+//! In: one inbox, of wake-ups, finished chunks and commands. Out: chunks to the sink, committed
+//! offsets to the checkpoints, a report to the board. The only place that sees source, filter and
+//! sink. Runs to completion on a thread of its own: nothing in it is allocated, locked or spawned
+//! for a line.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::budget::{Charge, RECORD_BYTES, Share};
+use crate::filter::Filter;
+use crate::model::{Entry, Lines as Counts, OnError, Partition, Topic};
+use crate::policy::Policy;
+use crate::quarantine::Quarantine;
+use crate::sink::{Chunk, Done, Finished, Lane, Route, Sink, SinkError, key_bytes};
+use crate::source::checkpoint::Checkpoints;
+use crate::source::lines::Lines;
+use crate::source::watch::{Subscription, Watcher};
+use crate::source::{HeldLimits, Piece, Source};
+use crate::status::{EntryReport, Figures, FilterStatus};
+
+mod filtering;
+mod recovery;
+mod report;
+mod sorting;
+
+use self::filtering::Health;
+use self::recovery::Recovery;
+
+/// What is read at once. Large enough for the cost of a chunk to vanish beside that of its lines,
+/// small enough for the cache.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Lines in a chunk of [`READ_BYTES`]; shorter lines make smaller chunks.
+const CHUNK_LINES: usize = 4096;
+
+/// Read buffers kept for the next chunks.
+const SPARE_BUFFERS: usize = 4;
+
+/// How long a report may be older than the truth.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Messages handled before the pipeline reads again.
+const INBOX_BATCH: usize = 64;
+
+/// How long to wait before asking again for a topic that could not be used.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long to wait for memory or the checkpoints where nobody says that there is room again.
+const ROOM_RETRY: Duration = Duration::from_millis(10);
+
+/// Everything a pipeline is built from.
+pub struct Setup {
+    /// What to do.
+    pub entry: Arc<Entry>,
+    /// The agent's name.
+    pub host: String,
+    /// Which files may be opened.
+    pub policy: Arc<Policy>,
+    /// Where offsets are kept.
+    pub checkpoints: Arc<Checkpoints>,
+    /// Where lines are set aside; `None` with `--stdout`.
+    pub quarantine: Option<Arc<Quarantine>>,
+    /// The memory it may take.
+    pub share: Arc<Share>,
+    /// Where lines go.
+    pub sink: Arc<dyn Sink>,
+    /// File events.
+    pub watcher: Watcher,
+    /// Where its report stands.
+    pub slot: Arc<Mutex<EntryReport>>,
+    /// What files without a name may pin.
+    pub held_limits: HeldLimits,
+    /// Stop at the end of the files.
+    pub once: bool,
+}
+
+/// What is said to a running pipeline.
+pub enum Message {
+    /// Something happened to its files.
+    Wake,
+    /// A chunk came back.
+    Done(Finished),
+    /// The filter of its entry changes; all else in the entry is as it was.
+    Filter(Arc<Entry>, FilterChange),
+    /// Stop reading, and end when all is finished or at the deadline.
+    Stop(Instant),
+}
+
+/// A change of the filter, adopted between two chunks.
+pub enum FilterChange {
+    /// No filter any more.
+    Remove,
+    /// Nothing is read until there is a filter.
+    WaitFor(FilterStatus),
+    /// From the next chunk on.
+    Use(Box<Filter>, FilterStatus),
+    /// The running filter goes on; a newer one could not be loaded.
+    Keep(FilterStatus),
+}
+
+/// How a pipeline ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Lines read and not finished: the next start repeats at most these.
+    pub unfinished: u64,
+}
+
+/// One running entry.
+pub struct Pipeline {
+    entry: Arc<Entry>,
+    host: String,
+    source: Source,
+    subscription: Subscription,
+    checkpoints: Arc<Checkpoints>,
+    quarantine: Option<Arc<Quarantine>>,
+    share: Arc<Share>,
+    sink: Arc<dyn Sink>,
+    done: Done,
+    lane: Box<dyn Lane>,
+    dead_letters: Option<Box<dyn Lane>>,
+    partitions: Partitions,
+    inbox: Receiver<Message>,
+    filter: Option<Filter>,
+    previous: Option<(Filter, FilterStatus)>,
+    filter_status: Option<FilterStatus>,
+    health: Health,
+    gate: Gate,
+    lines: Lines,
+    spare: Vec<Vec<u8>>,
+    flights: BTreeMap<u64, Flight>,
+    ranges: HashMap<u64, Range>,
+    recovery: Recovery,
+    next_id: u64,
+    counts: Counts,
+    figures: Figures,
+    base_counts: BTreeMap<String, u64>,
+    slot: Arc<Mutex<EntryReport>>,
+    reported: Instant,
+    pace: Pace,
+    stop: Option<Instant>,
+    once: bool,
+}
+
+/// What a turn of the pipeline came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    /// A chunk was read; there may be more.
+    Progress,
+    /// There is nothing new.
+    Idle,
+    /// Nothing may be read until then.
+    Blocked(Instant),
+}
+
+/// Why nothing is read just now.
+#[derive(Clone, Debug, PartialEq)]
+enum Gate {
+    Open,
+    /// For a filter.
+    Filter(String),
+    /// Lines are held: until the filter changes, or with a time until then.
+    Hold(String, Option<Instant>),
+}
+
+/// A chunk under way.
+struct Flight {
+    /// The range of the file that is finished with it.
+    range: u64,
+    /// Lines of the source that have records in it and are not finished otherwise.
+    lines: u64,
+    /// For each record in `written`, where its line stands in `read`.
+    sources: Vec<(u32, u32)>,
+    origin: Arc<Origin>,
+    route: Route,
+    /// Lines of it, as they stand in `read`, that the broker refused for good.
+    refused: BTreeSet<(u32, u32)>,
+    dead_letter: bool,
+    sent: Instant,
+}
+
+/// Where a chunk's lines come from.
+struct Origin {
+    path: std::path::PathBuf,
+    incarnation: u64,
+    offset: u64,
+}
+
+/// A range of a file and the chunks it waits for.
+struct Range {
+    incarnation: u64,
+    parts: u8,
+}
+
+/// How many partitions the topic has, once it has said so.
+struct Partitions {
+    count: Option<i32>,
+    ask_again: Instant,
+    trouble: Option<String>,
+    /// It is the topic that cannot be used, not Kafka that does not answer.
+    is_topic: bool,
+}
+
+/// Bytes that may be read: `read_bytes_per_second`.
+struct Pace {
+    rate: Option<u64>,
+    left: f64,
+    at: Instant,
+}
+
+impl Pipeline {
+    /// Builds it; `run` starts it. The sender is its inbox.
+    pub fn new(setup: Setup) -> Result<(Self, Sender<Message>), globset::Error> {
+        let Setup { entry, host, policy, checkpoints, quarantine, share, sink, watcher, slot, held_limits, once } = setup;
+        let (sender, inbox) = channel();
+        let mut source = Source::new(&entry, policy, checkpoints.clone(), held_limits)?;
+        if once {
+            source.end();
+        }
+        let waker = sender.clone();
+        let subscription = watcher.subscribe(move || drop(waker.send(Message::Wake)));
+        let done = sender.clone();
+        // A pipeline that has ended needs no answers.
+        let done: Done = Arc::new(move |finished| drop(done.send(Message::Done(finished))));
+        let dead_letters = dead_letters(&entry).map(|topic| sink.open(topic, done.clone()));
+        let now = Instant::now();
+        // The board keeps the sums of an entry whose pipeline was replaced.
+        let EntryReport { status, figures } = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pipeline = Self {
+            lane: sink.open(&entry.topic, done.clone()),
+            gate: if entry.filter.is_some() { Gate::Filter("its filter is being loaded".into()) } else { Gate::Open },
+            pace: Pace { rate: entry.read_bytes_per_second, left: 0.0, at: now },
+            counts: Counts { read: status.lines.read - status.lines.in_flight, in_flight: 0, ..status.lines },
+            base_counts: figures.module_counts.clone(),
+            entry,
+            host,
+            source,
+            subscription,
+            checkpoints,
+            quarantine,
+            share,
+            sink,
+            done,
+            dead_letters,
+            partitions: Partitions { count: None, ask_again: now, trouble: None, is_topic: false },
+            inbox,
+            filter: None,
+            previous: None,
+            filter_status: None,
+            health: Health::default(),
+            lines: Lines::default(),
+            spare: Vec::new(),
+            flights: BTreeMap::new(),
+            ranges: HashMap::new(),
+            recovery: Recovery::new(now),
+            next_id: 0,
+            figures,
+            slot,
+            reported: now,
+            stop: None,
+            once,
+        };
+        Ok((pipeline, sender))
+    }
+
+    /// Runs until it is stopped, or with `once` until the end of the files.
+    pub fn run(mut self) -> Ended {
+        loop {
+            let now = Instant::now();
+            if let Some(dirs) = self.source.tick(now) {
+                self.subscription.watch(dirs);
+            }
+            self.recover(now);
+            let step = self.step(now);
+            if step != Step::Progress || now >= self.reported + REPORT_INTERVAL {
+                self.report(now);
+            }
+            if self.is_over(now) {
+                return Ended { unfinished: self.counts.in_flight };
+            }
+            match self.inbox.recv_timeout(self.wait(step, now)) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ended { unfinished: self.counts.in_flight },
+            }
+            for _ in 0..INBOX_BATCH {
+                let Ok(message) = self.inbox.try_recv() else { break };
+                self.handle(message);
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Wake => {
+                let hints = self.subscription.take();
+                self.source.hint(hints.paths, hints.names_changed);
+            }
+            Message::Done(finished) => self.done(finished),
+            Message::Filter(entry, change) => self.change_filter(entry, change),
+            Message::Stop(deadline) => self.stop = Some(deadline),
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        if let Some(deadline) = self.stop {
+            return self.flights.is_empty() || now >= deadline;
+        }
+        self.once && self.gate == Gate::Open && self.flights.is_empty() && self.source.is_drained()
+    }
+
+    /// How long to wait for a message when there is nothing else to do.
+    fn wait(&self, step: Step, now: Instant) -> Duration {
+        let mut due = match step {
+            Step::Progress => return Duration::ZERO,
+            Step::Idle => self.source.next_deadline(),
+            Step::Blocked(until) => until,
+        };
+        if self.recovery.is_running() {
+            due = due.min(self.recovery.not_before);
+        }
+        if let Some(stop) = self.stop {
+            due = due.min(stop);
+        }
+        if !self.flights.is_empty() {
+            due = due.min(now + RETRY);
+        }
+        due.saturating_duration_since(now).max(Duration::from_millis(1))
+    }
+
+    /// Reads, filters and sends one chunk, if there is one and room for it.
+    fn step(&mut self, now: Instant) -> Step {
+        if let Some(until) = self.blocked_until(now) {
+            return Step::Blocked(until);
+        }
+        let Some((want, charge)) = self.room() else { return Step::Blocked(now + ROOM_RETRY) };
+        let lines_max = (charge.bytes() / (2 * RECORD_BYTES)).clamp(1, CHUNK_LINES as u64) as usize;
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        let mut lines = std::mem::take(&mut self.lines);
+        let want = if self.source.need().is_some() { want } else { self.pace.clamp(want) };
+        let piece = self.source.read(want, lines_max, &mut buffer, &mut lines);
+        let step = match piece {
+            Some(piece) => {
+                let chunk = Chunk { read: buffer, charge: Some(charge), ..Chunk::default() };
+                self.process(&piece, chunk, &mut lines, now);
+                Step::Progress
+            }
+            None => {
+                self.spare.push(buffer);
+                if self.source.need().is_some() { Step::Progress } else { Step::Idle }
+            }
+        };
+        self.lines = lines;
+        step
+    }
+
+    /// Why nothing may be read, as the time at which to look again.
+    fn blocked_until(&mut self, now: Instant) -> Option<Instant> {
+        match self.gate {
+            Gate::Hold(_, Some(until)) if now >= until => self.gate = Gate::Open,
+            Gate::Hold(_, Some(until)) => return Some(until),
+            Gate::Filter(_) | Gate::Hold(_, None) => return Some(now + RETRY),
+            Gate::Open => {}
+        }
+        if self.stop.is_some() || self.recovery.is_running() {
+            return Some(now + RETRY);
+        }
+        if self.checkpoints.is_behind() {
+            return Some(now + ROOM_RETRY);
+        }
+        self.pace.until(now).or_else(|| self.wait_for_partitions(now))
+    }
+
+    /// Memory for a chunk: of the usual size from what is shared, or what the reserve carries.
+    fn room(&mut self) -> Option<(usize, Charge)> {
+        let copies = if self.filter.is_some() { 2 } else { 1 };
+        let need = self.source.need().unwrap_or(0);
+        let want = READ_BYTES.max(need) as u64;
+        let cost = (want * copies + CHUNK_LINES as u64 * RECORD_BYTES).min(self.share.largest());
+        if let Some(charge) = self.share.take(cost) {
+            return Some((want as usize, charge));
+        }
+        // A quarter of the reserve for bytes, the rest for what its records cost. A line that does
+        // not fit waits for shared room.
+        let want = (self.share.reserve() / 4 / copies) as usize;
+        if need > want { None } else { self.share.take(self.share.reserve()).map(|charge| (want, charge)) }
+    }
+
+    fn wait_for_partitions(&mut self, now: Instant) -> Option<Instant> {
+        if self.partitions.count.is_some() {
+            return None;
+        }
+        if now < self.partitions.ask_again {
+            return Some(self.partitions.ask_again);
+        }
+        match self.lane.partitions() {
+            Ok(count) => {
+                self.partitions.count = Some(count.max(1));
+                self.partitions.trouble = None;
+            }
+            Err(error) => {
+                self.partitions.is_topic = matches!(error, SinkError::Topic { .. });
+                let error = error.to_string();
+                if self.partitions.trouble.as_ref() != Some(&error) {
+                    warn!(entry = %self.entry.name, topic = %self.entry.topic, error, "waits for the topic");
+                }
+                self.partitions.trouble = Some(error);
+                self.partitions.ask_again = Instant::now() + RETRY;
+            }
+        }
+        self.partitions.count.is_none().then_some(self.partitions.ask_again)
+    }
+
+    fn route(&self, origin: &Path) -> Route {
+        let path = origin.to_string_lossy();
+        let partition = match self.entry.partition {
+            Partition::File => Some(partition_of(&self.host, &path, self.partitions.count.unwrap_or(1))),
+            Partition::Spread => None,
+        };
+        Route { partition, key: key_bytes(self.entry.key, &path, &self.host), alone: false }
+    }
+
+    /// The chunk's range is begun: what stands in `lines` is no longer read again.
+    fn take(&mut self, piece: &Piece, chunk: &Chunk, lines: &Lines, whole: bool) -> u64 {
+        let id = self.new_id();
+        self.source.take(piece, id, &chunk.read, lines.used, whole);
+        self.pace.left -= lines.used as f64;
+        self.figures.bytes_read += lines.used as u64;
+        self.counts.read += lines.read();
+        self.counts.skipped += lines.skipped;
+        self.counts.discarded += lines.discarded;
+        id
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Hands a chunk to the sink.
+    fn send(&mut self, mut chunk: Chunk, flight: Flight, only: Option<&[u32]>) {
+        chunk.id = if only.is_some() { chunk.id } else { self.new_id() };
+        let lane = if flight.dead_letter { self.dead_letters.as_mut() } else { Some(&mut self.lane) };
+        let route = flight.route.clone();
+        self.flights.insert(chunk.id, flight);
+        if let Some(lane) = lane {
+            lane.send(chunk, only, &route);
+        }
+    }
+
+    /// A chunk came back.
+    fn done(&mut self, finished: Finished) {
+        if finished.failed.is_empty() {
+            self.complete(finished.chunk);
+        } else {
+            self.park(finished);
+        }
+    }
+
+    /// All of a chunk is delivered or set aside.
+    fn complete(&mut self, chunk: Chunk) {
+        let Some(flight) = self.flights.remove(&chunk.id) else { return };
+        self.counts.delivered += flight.lines;
+        self.counts.in_flight -= flight.lines;
+        self.recycle(chunk);
+        self.finish_part(flight.range);
+    }
+
+    fn finish_part(&mut self, id: u64) {
+        let Some(range) = self.ranges.get_mut(&id) else { return };
+        range.parts -= 1;
+        if range.parts == 0 {
+            let incarnation = range.incarnation;
+            self.ranges.remove(&id);
+            self.source.finished(incarnation, id);
+        }
+    }
+
+    fn recycle(&mut self, chunk: Chunk) {
+        if self.spare.len() < SPARE_BUFFERS && chunk.read.len() >= READ_BYTES {
+            self.spare.push(chunk.read);
+        }
+    }
+}
+
+impl Pace {
+    /// When the next read is due, where that is later than now. A read may be larger than what is
+    /// left; the next one waits for it.
+    fn until(&mut self, now: Instant) -> Option<Instant> {
+        let rate = self.rate? as f64;
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        self.at = now;
+        // A tenth of a second in hand, so that there is no burst after a pause.
+        self.left = (self.left + earned).min(rate / 10.0);
+        (self.left < 0.0).then(|| now + Duration::from_secs_f64((-self.left / rate).min(60.0)))
+    }
+
+    /// Small reads at a small rate.
+    fn clamp(&self, want: usize) -> usize {
+        self.rate.map_or(want, |rate| want.min((rate / 10).max(4096) as usize))
+    }
+}
+
+/// The topic for lines the filter fails on, where the entry has one.
+fn dead_letters(entry: &Entry) -> Option<&Topic> {
+    match &entry.filter.as_ref()?.on_error {
+        OnError::DeadLetter(topic) => Some(topic),
+        _ => None,
+    }
+}
+
+/// The partition of a file: a hash that is the same in every run.
+fn partition_of(host: &str, path: &str, partitions: i32) -> i32 {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::new().chain_update(host).chain_update([0]).chain_update(path).finalize();
+    let number = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
+    (number % partitions.max(1) as u32) as i32
+}

@@ -1,0 +1,226 @@
+//! What happens to chunks that came back with records that were not acknowledged.
+//!
+//! Nothing new is sent until everything under way is back; then what failed is sent again, chunk
+//! by chunk in order, so that lines of a file keep their order. A record that the broker refuses
+//! is sent in a batch of its own, and if it is refused there too it goes to quarantine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::{Flight, Pipeline};
+use crate::quarantine::SetAside;
+use crate::sink::{Buffer, Chunk, Failed, Finished, Refusal};
+
+/// The pause before the first attempt, doubled for each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest pause between attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Failures in a row after which the entry counts as stalled.
+const STALLED_AFTER: u32 = 3;
+
+/// Chunks that wait to be sent again.
+pub(super) struct Recovery {
+    parked: BTreeMap<u64, Finished>,
+    running: bool,
+    attempt: u32,
+    /// When to try again.
+    pub(super) not_before: Instant,
+    cause: String,
+    is_topic: bool,
+    holds: bool,
+}
+
+/// What to say of an entry that cannot deliver.
+pub(super) enum Trouble {
+    /// Kafka refuses the topic, or everything.
+    Stalled(String),
+    /// A refused line cannot be set aside.
+    Holding(String),
+}
+
+impl Recovery {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            parked: BTreeMap::new(),
+            running: false,
+            attempt: 0,
+            not_before: now,
+            cause: String::new(),
+            is_topic: false,
+            holds: false,
+        }
+    }
+
+    /// Whether nothing new may be sent.
+    pub(super) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// What somebody should know; a failure that goes by itself is not worth a word.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        if self.holds {
+            Some(Trouble::Holding(self.cause.clone()))
+        } else if self.running && (self.is_topic || self.attempt >= STALLED_AFTER) {
+            Some(Trouble::Stalled(self.cause.clone()))
+        } else {
+            None
+        }
+    }
+
+    fn failed(&mut self, failed: &Failed, topic: &str) {
+        self.running = true;
+        self.is_topic = failed.why == Refusal::Topic;
+        self.cause = match failed.why {
+            Refusal::Topic => format!("Kafka refuses topic {topic}: {}; create it, allow it, or change the entry", failed.code),
+            _ => format!("Kafka does not take the records: {}", failed.code),
+        };
+        if self.parked.is_empty() {
+            let pause = BACKOFF_MIN * 2u32.pow(self.attempt.min(10));
+            self.not_before = Instant::now() + pause.min(BACKOFF_MAX);
+            self.attempt += 1;
+        }
+    }
+}
+
+impl Pipeline {
+    /// A chunk came back with failed records.
+    pub(super) fn park(&mut self, finished: Finished) {
+        let Some(first) = finished.failed.first() else { return };
+        for failed in &finished.failed {
+            *self.figures.delivery_errors.entry(failed.code.to_string()).or_default() += 1;
+        }
+        let known = self.recovery.running && self.recovery.attempt != STALLED_AFTER - 1;
+        self.recovery.failed(first, self.entry.topic.as_str());
+        if !known {
+            warn!(entry = %self.entry.name, topic = %self.entry.topic, code = %first.code,
+                records = finished.failed.len(), "records were not taken; they are sent again");
+        }
+        self.recovery.parked.insert(finished.chunk.id, finished);
+    }
+
+    /// Sends again what failed, once everything is back and the pause is over.
+    pub(super) fn recover(&mut self, now: Instant) {
+        let recovery = &mut self.recovery;
+        if !recovery.running || self.flights.len() > recovery.parked.len() || now < recovery.not_before {
+            return;
+        }
+        if recovery.parked.is_empty() {
+            if recovery.attempt >= STALLED_AFTER {
+                info!(entry = %self.entry.name, topic = %self.entry.topic, "delivers again");
+            }
+            self.recovery = Recovery::new(now);
+            return;
+        }
+        self.reopen();
+        while let Some((_, finished)) = self.recovery.parked.pop_first() {
+            let alone = finished.failed.iter().any(|failed| failed.why == Refusal::Record);
+            if let Err(full) = self.set_refused_aside(&finished) {
+                self.hold(finished, full, now);
+                return;
+            }
+            self.resend(finished, alone);
+            if alone {
+                // It goes through another producer: what follows waits until that has answered.
+                return;
+            }
+        }
+    }
+
+    /// A failure closed the lane, so that nothing new overtook what failed.
+    fn reopen(&mut self) {
+        if self.recovery.is_topic {
+            // Asked for its effect: librdkafka looks at the topic again. What it says shows when
+            // the records come back.
+            let _ = self.lane.partitions();
+        }
+        self.lane.resume();
+        if let Some(lane) = &mut self.dead_letters {
+            lane.resume();
+        }
+    }
+
+    /// A refused line that cannot be set aside is tried again, and nothing passes it by.
+    fn hold(&mut self, finished: Finished, cause: String, now: Instant) {
+        self.recovery.holds = true;
+        self.recovery.cause = cause;
+        self.recovery.not_before = now + BACKOFF_MAX;
+        self.recovery.parked.insert(finished.chunk.id, finished);
+    }
+
+    fn resend(&mut self, finished: Finished, alone: bool) {
+        let Finished { chunk, failed } = finished;
+        let Some(mut flight) = self.flights.remove(&chunk.id) else { return };
+        let settled = |failed: &&Failed| flight.route.alone && failed.why == Refusal::Record;
+        let again: Vec<u32> = failed.iter().filter(|failed| !settled(failed)).map(|failed| failed.record).collect();
+        if again.is_empty() {
+            self.flights.insert(chunk.id, flight);
+            return self.complete(chunk);
+        }
+        self.figures.resends += again.len() as u64;
+        flight.route.alone |= alone;
+        flight.sent = Instant::now();
+        self.send(chunk, flight, Some(&again));
+    }
+
+    /// Records that were refused though each stood in a batch of its own go to quarantine. A line
+    /// counts once, however many of its records are refused.
+    fn set_refused_aside(&mut self, finished: &Finished) -> Result<(), String> {
+        self.recovery.holds = false;
+        let Some(flight) = self.flights.get_mut(&finished.chunk.id) else { return Ok(()) };
+        if !flight.route.alone {
+            return Ok(());
+        }
+        let refused: Vec<&Failed> = finished.failed.iter().filter(|failed| failed.why == Refusal::Record).collect();
+        let new: BTreeSet<(u32, u32)> = refused
+            .iter()
+            .map(|failed| line_of(&finished.chunk, flight, failed.record))
+            .filter(|line| !flight.refused.contains(line))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let code = refused.first().map(|failed| failed.code.clone()).unwrap_or_else(|| Arc::from(""));
+        let path = flight.origin.path.to_string_lossy();
+        let file = flight.origin.incarnation.to_string();
+        let items: Vec<SetAside<'_>> = new
+            .iter()
+            .map(|(start, end)| SetAside {
+                entry: &self.entry.name,
+                topic: &self.entry.topic,
+                path: &path,
+                file: &file,
+                offset: flight.origin.offset + u64::from(*start),
+                kind: "refused",
+                message: &code,
+                digest: None,
+                line: &finished.chunk.read[*start as usize..*end as usize],
+            })
+            .collect();
+        if let Some(quarantine) = &self.quarantine {
+            quarantine.append(&items).map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
+        }
+        let lines = new.len() as u64;
+        warn!(entry = %self.entry.name, topic = %self.entry.topic, lines, %code, "the broker refuses lines for good; they are set aside");
+        self.counts.quarantined += lines;
+        self.counts.in_flight -= lines;
+        flight.lines -= lines;
+        flight.refused.extend(new);
+        Ok(())
+    }
+}
+
+/// Where the line of a record stands in what was read.
+fn line_of(chunk: &Chunk, flight: &Flight, record: u32) -> (u32, u32) {
+    let record = record as usize;
+    let Some(sent) = chunk.records.get(record) else { return (0, 0) };
+    if sent.buffer == Buffer::Read {
+        return (sent.start, sent.start + sent.len);
+    }
+    let written = chunk.records[..record].iter().filter(|other| other.buffer == Buffer::Written).count();
+    flight.sources.get(written).copied().unwrap_or((0, 0))
+}

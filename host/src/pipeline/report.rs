@@ -1,0 +1,81 @@
+//! What a pipeline says about itself, between two chunks.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::recovery::Trouble;
+use super::{Gate, Pipeline};
+use crate::status::{EntryReport, EntryState, EntryStatus, FilterStatus};
+
+/// Lag above which an entry that is behind counts as catching up. Bytes.
+const CATCHING_UP_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Without an acknowledgement for so long, an entry waits for Kafka.
+const KAFKA_SILENT_AFTER: Duration = Duration::from_secs(10);
+
+impl Pipeline {
+    pub(super) fn report(&mut self, now: Instant) {
+        self.reported = now;
+        let (lag_bytes, since) = self.source.lag();
+        let (state, cause) = self.state(lag_bytes, now);
+        self.figures.held_bytes = self.source.held_bytes();
+        self.figures.lost_bytes = self.source.lost().clone();
+        self.figures.module_counts = self.module_counts();
+        let status = EntryStatus {
+            name: self.entry.name.to_string(),
+            path: self.entry.path.clone(),
+            topic: self.entry.topic.to_string(),
+            state,
+            cause,
+            files: self.source.files(),
+            lag_bytes,
+            lag_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
+            lines: self.counts,
+            filter: self.filter_status(),
+        };
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = EntryReport { status, figures: self.figures.clone() };
+    }
+
+    fn filter_status(&self) -> Option<FilterStatus> {
+        let digest = self.filter.as_ref().map(|filter| filter.digest().to_string()).unwrap_or_default();
+        let status = self.filter_status.clone().map(|status| FilterStatus { digest, ..status });
+        status.or_else(|| {
+            let wanted = self.entry.filter.as_ref()?;
+            Some(FilterStatus { module: wanted.module.to_string(), ..FilterStatus::default() })
+        })
+    }
+
+    fn state(&self, lag: u64, now: Instant) -> (EntryState, String) {
+        match self.recovery.trouble() {
+            Some(Trouble::Holding(cause)) => return (EntryState::Holding, cause),
+            Some(Trouble::Stalled(cause)) => return (EntryState::Stalled, cause),
+            None => {}
+        }
+        match &self.gate {
+            Gate::Hold(cause, _) => return (EntryState::Holding, cause.clone()),
+            Gate::Filter(cause) => return (EntryState::Waiting, format!("waits for its filter: {cause}")),
+            Gate::Open => {}
+        }
+        if let Some(trouble) = &self.partitions.trouble {
+            let state = if self.partitions.is_topic { EntryState::Stalled } else { EntryState::Waiting };
+            return (state, trouble.clone());
+        }
+        let oldest = self.flights.values().map(|flight| flight.sent).min();
+        if let Some(silent) = oldest.map(|sent| now.saturating_duration_since(sent)).filter(|s| *s > KAFKA_SILENT_AFTER) {
+            return (EntryState::Waiting, format!("no acknowledgement from Kafka for {} s", silent.as_secs()));
+        }
+        if let Some((path, trouble)) = self.source.troubles().first_key_value() {
+            let more = self.source.troubles().len() - 1;
+            let others = if more > 0 { format!(" (and {more} more files)") } else { String::new() };
+            return (self.progress(lag), format!("{} is not read: {trouble}{others}", path.display()));
+        }
+        if self.source.files() == 0 {
+            return (EntryState::Waiting, "no file matches yet".into());
+        }
+        (self.progress(lag), String::new())
+    }
+
+    fn progress(&self, lag: u64) -> EntryState {
+        if lag > CATCHING_UP_BYTES { EntryState::CatchingUp } else { EntryState::Following }
+    }
+}

@@ -1,0 +1,375 @@
+//! One file that is followed: what was read of it, and what of that is finished.
+//!
+//! In: wake-ups, which are only hints. Out: bytes, and the record that a restart resumes from.
+//! Absent by design: which files there are (see `discovery`), where the lines end (see `lines`).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::checkpoint::Record;
+use super::identity::{FileId, Head, Stat, TAIL_BYTES, Trace};
+use crate::ledger::{Ledger, Mark};
+use crate::policy::{OpenError, Policy};
+
+/// After a read that reached the end, the file is left alone so long: a writer that writes a line
+/// at a time does not cost a read a line.
+pub const READ_PAUSE: Duration = Duration::from_millis(3);
+
+/// Sightings kept to tell how old unread bytes are.
+const SIGHTINGS_MAX: usize = 64;
+
+/// A followed file.
+#[derive(Debug)]
+pub struct Tail {
+    /// Tells apart the contents that one inode held one after the other.
+    pub incarnation: u64,
+    /// Its last known name.
+    pub path: PathBuf,
+    /// Its first known name, which chooses the partition.
+    pub origin: PathBuf,
+    /// Which file.
+    pub id: FileId,
+    /// What became of its name.
+    pub fate: Fate,
+    /// The file that had its name before: read to its end first.
+    pub after: Option<u64>,
+    /// Chunks under way.
+    pub ledger: Ledger,
+    /// Whether what was last read ended inside a line whose rest is discarded.
+    pub inside: bool,
+    /// Whether it waits for its turn to be read.
+    pub queued: bool,
+    /// Why it cannot be read, and when to try again.
+    pub trouble: Option<(OpenTrouble, Instant)>,
+    file: Option<File>,
+    verified: bool,
+    head: Head,
+    size: u64,
+    read_to: u64,
+    /// Bytes just before `read_to`; what stands there is compared at each read.
+    before: Vec<u8>,
+    /// The size at which only an unfinished line was left.
+    partial_at: u64,
+    grew: Instant,
+    not_before: Instant,
+    sightings: VecDeque<(Instant, u64)>,
+}
+
+/// What became of a file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The pattern finds it.
+    Named,
+    /// Renamed out of the pattern, or deleted: read to its end, then finished.
+    Moved {
+        /// When it was noticed.
+        since: Instant,
+        /// It has no name at all: only our descriptor keeps its bytes.
+        deleted: bool,
+    },
+    /// Its content is gone or wholly read: only chunks under way are left.
+    Over,
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenTrouble {
+    /// The policy, or its kind: with what to do.
+    Refused(crate::model::Problem),
+    /// The system.
+    Failed(String),
+}
+
+impl std::fmt::Display for OpenTrouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(problem) => write!(f, "{}; {}", problem.cause, problem.fix),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// What a read found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// So many bytes, from `read_to` on; whether the buffer is full, so that there may be more.
+    Bytes {
+        /// How many.
+        len: usize,
+        /// Whether as many as asked for.
+        full: bool,
+    },
+    /// Shorter than what was read, or other bytes stand before the place: it begins anew. So many
+    /// bytes that were seen are gone unread.
+    Rewritten {
+        /// Bytes seen and not read.
+        lost: u64,
+    },
+    /// It cannot be opened: see `trouble`.
+    Closed,
+}
+
+impl Tail {
+    /// A file that nothing is known of, read from `mark`.
+    pub fn new(incarnation: u64, path: PathBuf, stat: &Stat, mark: Mark) -> Self {
+        Self::build(incarnation, path.clone(), path, stat, mark, Head::default())
+    }
+
+    /// A file that was followed before. Its content is checked when it is opened.
+    pub fn resume(record: &Record, path: PathBuf, stat: &Stat) -> Self {
+        let mark = Mark { offset: record.committed, trace: record.trace };
+        Self::build(record.incarnation, path, record.origin.clone(), stat, mark, record.head)
+    }
+
+    fn build(incarnation: u64, path: PathBuf, origin: PathBuf, stat: &Stat, mark: Mark, head: Head) -> Self {
+        let now = Instant::now();
+        let mut tail = Self {
+            incarnation,
+            path,
+            origin,
+            id: stat.id,
+            fate: Fate::Named,
+            after: None,
+            ledger: Ledger::new(mark),
+            inside: false,
+            queued: false,
+            trouble: None,
+            file: None,
+            verified: false,
+            head,
+            size: 0,
+            read_to: mark.offset,
+            before: Vec::new(),
+            partial_at: 0,
+            grew: now,
+            not_before: now,
+            sightings: VecDeque::new(),
+        };
+        tail.sighted(stat.size, now);
+        tail
+    }
+
+    /// What a restart needs to go on from here.
+    pub fn record(&self) -> Record {
+        let mark = self.ledger.committed();
+        Record {
+            incarnation: self.incarnation,
+            path: self.path.clone(),
+            origin: self.origin.clone(),
+            id: self.id,
+            committed: mark.offset,
+            trace: mark.trace,
+            head: self.head,
+        }
+    }
+
+    /// Its size was seen.
+    pub fn sighted(&mut self, size: u64, now: Instant) {
+        if size != self.size {
+            self.grew = now;
+            self.size = size;
+        }
+        let known = self.sightings.back().map_or(self.read_to, |last| last.1);
+        if size > known.max(self.ledger.committed().offset) {
+            if self.sightings.len() >= SIGHTINGS_MAX {
+                self.sightings.remove(SIGHTINGS_MAX / 2);
+            }
+            self.sightings.push_back((now, size));
+        }
+    }
+
+    /// Looks at the open file; a closed one was looked at by the scan.
+    pub fn poll(&mut self, now: Instant) {
+        if let Some(Ok(stat)) = self.file.as_ref().map(Stat::of) {
+            self.sighted(stat.size, now);
+            if let (Fate::Moved { since, .. }, 0) = (self.fate, stat.links) {
+                self.fate = Fate::Moved { since, deleted: true };
+            }
+        }
+    }
+
+    /// Whether a read would find something new.
+    pub fn has_news(&self) -> bool {
+        self.fate != Fate::Over
+            && (self.size < self.read_to || (self.size > self.read_to && self.size != self.partial_at))
+    }
+
+    /// When it may be read again.
+    pub fn not_before(&self) -> Instant {
+        self.trouble.as_ref().map_or(self.not_before, |(_, retry)| *retry)
+    }
+
+    /// Whether all that is there was read, an unfinished last line aside.
+    pub fn is_drained(&self) -> bool {
+        !self.has_news() || matches!(self.trouble, Some((OpenTrouble::Refused(_), _)))
+    }
+
+    /// Whether its descriptor is open.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Gives the descriptor back; the next read opens the file again.
+    pub fn close(&mut self) {
+        self.file = None;
+        self.verified = false;
+    }
+
+    /// How long it has not grown.
+    pub fn quiet_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.grew)
+    }
+
+    /// Its size when last seen.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes read, from the beginning.
+    pub fn read_to(&self) -> u64 {
+        self.read_to
+    }
+
+    /// Bytes that are not finished; an unfinished last line is not counted.
+    pub fn lag(&self) -> u64 {
+        let end = if self.size == self.partial_at { self.read_to } else { self.size };
+        end.saturating_sub(self.ledger.committed().offset)
+    }
+
+    /// Since when the oldest of those bytes have been there.
+    pub fn lag_since(&mut self) -> Option<Instant> {
+        let committed = self.ledger.committed().offset;
+        while self.sightings.front().is_some_and(|(_, size)| *size <= committed) {
+            self.sightings.pop_front();
+        }
+        if self.lag() == 0 { None } else { self.sightings.front().map(|(at, _)| *at) }
+    }
+
+    /// Opens the file where it is closed, and checks that it is the one.
+    pub fn open(&mut self, policy: &Policy, now: Instant) -> bool {
+        if self.file.is_some() {
+            return true;
+        }
+        let (trouble, retry) = match policy.open(&self.path) {
+            Ok(opened) => match Stat::of(&opened.file) {
+                Ok(stat) if stat.id == self.id => {
+                    self.file = Some(opened.file);
+                    self.trouble = None;
+                    return true;
+                }
+                // Another file has the name now; the next scan sorts it out.
+                Ok(_) => (OpenTrouble::Failed("it was replaced".into()), Duration::from_millis(100)),
+                Err(error) => (OpenTrouble::Failed(error.to_string()), Duration::from_secs(1)),
+            },
+            Err(OpenError::Gone) => (OpenTrouble::Failed("it is gone".into()), Duration::from_millis(100)),
+            Err(OpenError::Refused(problem)) => (OpenTrouble::Refused(problem), Duration::from_secs(10)),
+            Err(error) => (OpenTrouble::Failed(error.to_string()), Duration::from_secs(1)),
+        };
+        self.trouble = Some((trouble, now + retry));
+        false
+    }
+
+    /// Reads up to `want` bytes into `buffer`.
+    pub fn fill(&mut self, policy: &Policy, buffer: &mut Vec<u8>, want: usize, now: Instant) -> io::Result<Fill> {
+        if !self.open(policy, now) {
+            return Ok(Fill::Closed);
+        }
+        let Some(file) = &self.file else { return Ok(Fill::Closed) };
+        let stat = Stat::of(file)?;
+        let unread = self.size.saturating_sub(self.read_to);
+        self.sighted(stat.size, now);
+        if stat.size < self.read_to || !self.verify()? {
+            return Ok(Fill::Rewritten { lost: unread });
+        }
+        let want = want.min((stat.size - self.read_to).max(1) as usize);
+        if buffer.len() < want {
+            buffer.resize(want, 0);
+        }
+        let mut check = [0; TAIL_BYTES];
+        let check = &mut check[..self.before.len()];
+        let from = self.read_to - check.len() as u64;
+        let Some(file) = &self.file else { return Ok(Fill::Closed) };
+        let read = rustix::io::preadv(file, &mut [IoSliceMut::new(check), IoSliceMut::new(&mut buffer[..want])], from)?;
+        if read < check.len() || *check != *self.before {
+            return Ok(Fill::Rewritten { lost: unread });
+        }
+        let len = read - check.len();
+        self.not_before = if self.read_to + len as u64 >= stat.size { now + READ_PAUSE } else { now };
+        Ok(Fill::Bytes { len, full: len == want && self.read_to + (len as u64) < stat.size })
+    }
+
+    /// After a restart or a pause: does the file still hold what was read of it?
+    fn verify(&mut self) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        if self.verified || self.read_to == 0 {
+            self.verified = true;
+            return Ok(true);
+        }
+        let resumed = self.before.is_empty() && self.ledger.committed().offset == self.read_to;
+        let trace = if resumed { self.ledger.committed().trace } else { Trace::of(&self.before) };
+        let same = match trace.verify(file, self.read_to)? {
+            Some(tail) => {
+                self.before = tail;
+                if resumed {
+                    self.inside = self.inside_line();
+                }
+                self.head.len == 0 || self.head.matches(file)?
+            }
+            None => false,
+        };
+        self.verified = same;
+        Ok(same)
+    }
+
+    /// Whether the byte before the place ends no line (nor a run of NUL).
+    fn inside_line(&self) -> bool {
+        self.before.last().is_some_and(|byte| !matches!(byte, b'\n' | 0))
+    }
+
+    /// The file begins again, as another incarnation; this one keeps what is under way.
+    pub fn begin_anew(&mut self, incarnation: u64) -> Self {
+        let stat = Stat { id: self.id, size: self.size, modified: 0, links: 1, regular: true };
+        let mut anew = Self::new(incarnation, self.path.clone(), &stat, Mark::default());
+        (anew.origin, anew.fate) = (self.origin.clone(), self.fate);
+        self.end();
+        anew
+    }
+
+    /// `used` bytes, which stand at the beginning of `bytes`, are chunk `id` now.
+    pub fn advance(&mut self, id: u64, bytes: &[u8], used: usize) {
+        let used = &bytes[..used];
+        let keep = TAIL_BYTES.saturating_sub(used.len()).min(self.before.len());
+        self.before.drain(..self.before.len() - keep);
+        self.before.extend_from_slice(&used[used.len().saturating_sub(TAIL_BYTES)..]);
+        self.read_to += used.len() as u64;
+        self.ledger.begin(id, Mark { offset: self.read_to, trace: Trace::of(&self.before) });
+        if let Some(file) = self.file.as_ref().filter(|_| self.head.grows(self.read_to)) {
+            // A head that cannot be read now is read with the next chunk.
+            self.head = Head::of(file, self.read_to).unwrap_or(self.head);
+        }
+    }
+
+    /// Only an unfinished line is left of the `len` bytes behind the place.
+    pub fn held_partial(&mut self, len: usize) {
+        self.partial_at = self.read_to + len as u64;
+    }
+
+    /// The end of the file is final: its last line is a line even without a newline.
+    pub fn release_partial(&mut self) {
+        self.partial_at = 0;
+    }
+
+    /// Whether an unfinished last line is held.
+    pub fn holds_partial(&self) -> bool {
+        self.size > self.read_to && self.size == self.partial_at
+    }
+
+    /// The content is gone; chunks under way still count.
+    pub fn end(&mut self) {
+        self.fate = Fate::Over;
+        self.file = None;
+    }
+}

@@ -1,0 +1,208 @@
+//! Wakes pipelines when something happens in the directories they care about.
+//!
+//! In: directories. Out: hints, collected until they are asked for, and one wake-up for all of
+//! them. Hints may be missing (full queue, watch limit, network filesystem) or too many: sources
+//! poll and rescan anyway. Directories are watched, not files.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use notify::event::{EventKind, ModifyKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tracing::{debug, warn};
+
+/// More hints than this are one: look at everything.
+const HINTS_MAX: usize = 1024;
+
+/// The watches of all pipelines. Cheap to clone.
+#[derive(Clone)]
+pub struct Watcher {
+    /// Never locked by the thread that serves events: it may be waited for with this lock held.
+    notify: Arc<Mutex<Option<RecommendedWatcher>>>,
+    routes: Arc<Mutex<Routes>>,
+}
+
+#[derive(Default)]
+struct Routes {
+    dirs: HashMap<PathBuf, Vec<Arc<Hints>>>,
+    warned: bool,
+}
+
+struct Hints {
+    collected: Mutex<Collected>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What happened since it was last asked for.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Paths at which something happened.
+    pub paths: HashSet<PathBuf>,
+    /// Names may have appeared, changed or gone.
+    pub names_changed: bool,
+    woken: bool,
+}
+
+/// The watches of one pipeline, ended when it is dropped.
+pub struct Subscription {
+    watcher: Watcher,
+    hints: Arc<Hints>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl Watcher {
+    /// Starts watching nothing. Without the kernel's help, sources poll.
+    pub fn start() -> Self {
+        let routes = Arc::new(Mutex::new(Routes::default()));
+        let served = routes.clone();
+        let notify = notify::recommended_watcher(move |event| serve(&served, event));
+        let notify = notify.inspect_err(|error| warn!(%error, "no file events; files are polled")).ok();
+        Self { notify: Arc::new(Mutex::new(notify)), routes }
+    }
+
+    /// A pipeline that `wake` wakes. It is called once until the hints are taken, and must not block.
+    pub fn subscribe(&self, wake: impl Fn() + Send + Sync + 'static) -> Subscription {
+        let hints = Arc::new(Hints { collected: Mutex::default(), wake: Box::new(wake) });
+        Subscription { watcher: self.clone(), hints, dirs: BTreeSet::new() }
+    }
+
+    fn watch(&self, dir: &Path, hints: &Arc<Hints>) {
+        let mut routes = lock(&self.routes);
+        let subscribers = routes.dirs.entry(dir.into()).or_default();
+        subscribers.push(hints.clone());
+        if subscribers.len() > 1 {
+            return;
+        }
+        drop(routes);
+        let result = lock(&self.notify).as_mut().map(|notify| notify.watch(dir, RecursiveMode::NonRecursive));
+        if let Some(Err(error)) = result
+            && !std::mem::replace(&mut lock(&self.routes).warned, true)
+        {
+            warn!(dir = %dir.display(), %error,
+                "a directory cannot be watched; it is polled instead (raise fs.inotify.max_user_watches)");
+        }
+    }
+
+    fn unwatch(&self, dir: &Path, hints: &Arc<Hints>) {
+        let mut routes = lock(&self.routes);
+        let Some(subscribers) = routes.dirs.get_mut(dir) else { return };
+        subscribers.retain(|other| !Arc::ptr_eq(other, hints));
+        if !subscribers.is_empty() {
+            return;
+        }
+        routes.dirs.remove(dir);
+        drop(routes);
+        if let Some(notify) = lock(&self.notify).as_mut() {
+            // It may be gone already, and its watch with it.
+            let _ = notify.unwatch(dir);
+        }
+    }
+}
+
+impl Subscription {
+    /// Watches exactly these directories from now on.
+    pub fn watch(&mut self, dirs: BTreeSet<PathBuf>) {
+        for gone in self.dirs.difference(&dirs) {
+            self.watcher.unwatch(gone, &self.hints);
+        }
+        for new in dirs.difference(&self.dirs) {
+            self.watcher.watch(new, &self.hints);
+        }
+        self.dirs = dirs;
+    }
+
+    /// What happened since the last time.
+    pub fn take(&self) -> Collected {
+        std::mem::take(&mut *lock(&self.hints.collected))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.watch(BTreeSet::new());
+    }
+}
+
+impl Hints {
+    fn add(&self, path: Option<&Path>, names_changed: bool) {
+        let mut collected = lock(&self.collected);
+        collected.names_changed |= names_changed || collected.paths.len() >= HINTS_MAX;
+        if let Some(path) = path.filter(|_| collected.paths.len() < HINTS_MAX)
+            && !collected.paths.contains(path)
+        {
+            collected.paths.insert(path.into());
+        }
+        let wake = !std::mem::replace(&mut collected.woken, true);
+        drop(collected);
+        if wake {
+            (self.wake)();
+        }
+    }
+}
+
+/// Runs on the thread of notify.
+fn serve(routes: &Mutex<Routes>, event: notify::Result<Event>) {
+    let event = match event {
+        Ok(event) => event,
+        Err(error) => return debug!(%error, "a file event was lost"),
+    };
+    let routes = lock(routes);
+    if event.need_rescan() {
+        routes.dirs.values().flatten().for_each(|hints| hints.add(None, true));
+        return;
+    }
+    let names_changed = match event.kind {
+        EventKind::Access(_) => return,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => false,
+        _ => true,
+    };
+    for path in &event.paths {
+        let dir = path.parent().and_then(|parent| routes.dirs.get(parent));
+        for hints in dir.into_iter().chain(routes.dirs.get(path)).flatten() {
+            hints.add(Some(path), names_changed);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_write_wakes_once_until_the_hints_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, woken) = mpsc::channel();
+        let watcher = Watcher::start();
+        let mut subscription = watcher.subscribe(move || drop(sender.send(())));
+        subscription.watch([dir.path().to_path_buf()].into());
+        let path = dir.path().join("a.log");
+        std::fs::write(&path, "one\n").unwrap();
+        woken.recv_timeout(DEADLINE).unwrap();
+        let mut collected = subscription.take();
+        while !collected.paths.contains(&path) {
+            woken.recv_timeout(DEADLINE).unwrap();
+            collected = subscription.take();
+        }
+        assert!(collected.names_changed);
+        let other = tempfile::tempdir().unwrap();
+        subscription.watch([other.path().to_path_buf()].into());
+        std::fs::write(&path, "not watched any more\n").unwrap();
+        let moved = other.path().join("b.log");
+        std::fs::write(&moved, "watched\n").unwrap();
+        loop {
+            woken.recv_timeout(DEADLINE).unwrap();
+            if subscription.take().paths.contains(&moved) {
+                break;
+            }
+        }
+    }
+}
