@@ -4,14 +4,158 @@
 //! [`Settings`]. Absent by design: the collect list (it is in `control`), anything that runs.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cli::Common;
+use crate::model::Problem;
 use crate::policy::Policy;
 
+use host::Host;
+use resolve::{Instead, Resolver};
+use typed::Typed;
+
+mod convert;
+mod host;
+mod ini;
+mod kafka;
+pub mod key;
+mod resolve;
+mod section;
+pub mod size;
+#[cfg(test)]
+mod tests;
+mod toml;
+mod trust;
+mod typed;
+
+/// Where settings are looked for when nobody says.
+const FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
+/// Names that end so are in the older form.
+const INI_EXTENSIONS: [&str; 3] = ["ini", "cfg", "conf"];
+
+/// Why there are no settings: everything that is wrong, at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// What is wrong, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [one] => write!(f, "{one}"),
+            many => {
+                write!(f, "{} problems in the settings", many.len())?;
+                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+/// The settings of this host: the file, and in place of it the environment and the command line.
+/// `allow` are roots for this run; those of `WEIR_ALLOW` are added.
+pub fn load(common: &Common, allow: &[PathBuf]) -> Result<Settings, ConfigError> {
+    load_on(&Host::here(), common, &Instead { allow: allow.into(), ..instead(common) })
+}
+
+/// The same for a command that talks to etcd only and so needs no broker.
+pub fn load_without_kafka(common: &Common) -> Result<Settings, ConfigError> {
+    load_on(&Host::here(), common, &Instead { without_kafka: true, ..instead(common) })
+}
+
+/// A `weir.toml` that means what the older `file` means.
+pub fn convert(file: &Path) -> Result<String, ConfigError> {
+    let text = read_text(file).map_err(one)?;
+    let (typed, problems) = ini::parse(&text, &file.display().to_string());
+    if problems.is_empty() { Ok(convert::to_toml(&typed, file)) } else { Err(ConfigError { problems }) }
+}
+
+/// Where `key` of `[kafka.properties]` stands, for a problem that only librdkafka sees.
+pub fn place_of_property(settings: &Settings, key: &str) -> String {
+    let file = settings.file.display().to_string();
+    let text = fs::read_to_string(&settings.file).unwrap_or_default();
+    let place = toml::place(&text, &file, &["kafka", "properties", key]);
+    place.unwrap_or_else(|| format!("{file}: kafka.properties.{key}"))
+}
+
+fn instead(common: &Common) -> Instead {
+    Instead {
+        brokers: common.kafka_brokers.clone(),
+        endpoints: common.etcd_endpoints.clone(),
+        state_dir: common.state_dir.clone(),
+        ..Instead::default()
+    }
+}
+
+fn load_on(host: &Host, common: &Common, instead: &Instead) -> Result<Settings, ConfigError> {
+    let found = FILES.iter().map(PathBuf::from).find(|file| file.exists());
+    let Some(file) = common.config.clone().or(found) else {
+        // Enough is said without a file, as in a container.
+        if instead.endpoints.is_some() && (instead.brokers.is_some() || instead.without_kafka) {
+            return resolve(host, instead, Path::new(FILES[0]), Typed::default(), Vec::new());
+        }
+        let fix = "name one with --config or WEIR_CONFIG, \
+                   or give WEIR_KAFKA_BROKERS and WEIR_ETCD_ENDPOINTS";
+        return Err(one(Problem::new(FILES.join(", "), "no settings are there", fix)));
+    };
+    let text = read_text(&file).map_err(one)?;
+    parse_on(host, instead, &text, &file)
+}
+
+fn parse_on(host: &Host, instead: &Instead, text: &str, file: &Path) -> Result<Settings, ConfigError> {
+    let shown = file.display().to_string();
+    let (typed, problems) = if is_ini(file) { ini::parse(text, &shown) } else { toml::parse(text, &shown) };
+    resolve(host, instead, file, typed, problems)
+}
+
+fn resolve(
+    host: &Host,
+    instead: &Instead,
+    file: &Path,
+    typed: Typed,
+    problems: Vec<Problem>,
+) -> Result<Settings, ConfigError> {
+    Resolver::new(file, host, instead, problems).settings(typed).map_err(|problems| ConfigError { problems })
+}
+
+fn is_ini(file: &Path) -> bool {
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    INI_EXTENSIONS.contains(&extension.to_lowercase().as_str())
+}
+
+/// A file as text, without the byte order mark that some editors put first.
+fn read_text(file: &Path) -> Result<String, Problem> {
+    let shown = file.display().to_string();
+    let bytes = fs::read(file).map_err(|error| {
+        let fix = if error.kind() == std::io::ErrorKind::NotFound { "name another with --config" } else { "" };
+        Problem::new(&*shown, format!("cannot be read: {error}"), fix)
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+        let (line, column) = line_and_column(&before);
+        let cause = format!("not UTF-8: byte 0x{:02x}", error.as_bytes()[good]);
+        Problem::new(format!("{shown}:{line}:{column}"), cause, "save it as UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_string).unwrap_or(text))
+}
+
+/// Where the text behind `before` begins, both counted from 1.
+fn line_and_column(before: &str) -> (usize, usize) {
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn one(problem: Problem) -> ConfigError {
+    ConfigError { problems: vec![problem] }
+}
+
 /// Everything a host says about its agent, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The file they came from.
     pub file: PathBuf,
@@ -34,7 +178,7 @@ pub struct Settings {
 }
 
 /// Who this agent is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AgentSettings {
     /// Default: the host name.
     pub name: String,
@@ -47,7 +191,7 @@ pub struct AgentSettings {
 }
 
 /// Where the lines go.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaSettings {
     /// `host:port`, comma-separated; or `mock`.
     pub brokers: String,
@@ -55,8 +199,18 @@ pub struct KafkaSettings {
     pub properties: BTreeMap<String, String>,
 }
 
+/// Passwords and keys are not shown.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value)| (name, if kafka::is_secret(name) { "[secret]" } else { value });
+        let properties: BTreeMap<&str, &str> =
+            self.properties.iter().map(|(name, value)| shown((name.as_str(), value.as_str()))).collect();
+        f.debug_struct("KafkaSettings").field("brokers", &self.brokers).field("properties", &properties).finish()
+    }
+}
+
 /// Where the collect list comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ListSource {
     /// Keys in etcd.
     Etcd(EtcdSettings),
@@ -72,7 +226,7 @@ pub enum ListSource {
 }
 
 /// `[etcd]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EtcdSettings {
     /// `host:port` or a URL each.
     pub endpoints: Vec<String>,
@@ -110,14 +264,14 @@ pub enum OnDelete {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
     }
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
     /// Metrics, health, status. Default 127.0.0.1:9477.
     pub listen: SocketAddr,
@@ -126,7 +280,7 @@ pub struct AdminSettings {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Chunks of all pipelines together, records in librdkafka included. Bytes; default 64 MiB.
     pub memory: u64,

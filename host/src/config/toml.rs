@@ -1,0 +1,169 @@
+//! `weir.toml`: text becomes what was typed. Unknown keys and wrong types are errors.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use ::toml::de::{DeTable, DeValue};
+
+use super::OnDelete;
+use super::section::{Document, Section};
+use super::typed::{At, Typed, TypedCollect, TypedEtcd, TypedLimits, TypedPolicy};
+use crate::model::Problem;
+
+/// How a duration is written.
+const DURATION: &str = "\"10s\", \"5m\" or \"1h 30m\"";
+
+/// Reads a settings file; what is wrong is beside what could be read.
+pub(super) fn parse(text: &str, file: &str) -> (Typed, Vec<Problem>) {
+    read(text, file, |top| settings(top))
+}
+
+/// Reads a policy file: the keys of `[policy]` without that header.
+pub(super) fn parse_policy(text: &str, file: &str) -> (TypedPolicy, Vec<Problem>) {
+    read(text, file, |mut top| {
+        let policy = policy(&mut top, false);
+        top.end();
+        policy
+    })
+}
+
+/// Where a key stands, for a problem that shows only when it is used; `None` if it does not stand
+/// there.
+pub(super) fn place(text: &str, file: &str, keys: &[&str]) -> Option<String> {
+    let doc = Document { file, text, problems: RefCell::default() };
+    let mut value = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
+    let mut offset = 0;
+    for key in keys {
+        let DeValue::Table(mut table) = value else { return None };
+        let (name, next) = table.remove_entry(*key)?;
+        (offset, value) = (name.span().start, next.into_inner());
+    }
+    Some(format!("{}: {}", doc.at(offset), keys.join(".")))
+}
+
+fn read<T: Default>(
+    text: &str,
+    file: &str,
+    read: impl for<'d, 't> FnOnce(Section<'d, 't>) -> T,
+) -> (T, Vec<Problem>) {
+    let doc = Document { file, text, problems: RefCell::default() };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What stands after a slip of the pen may be read as something it is not.
+        for error in errors {
+            let offset = error.span().map_or(text.len(), |span| span.start);
+            let problem = Problem::new(doc.at(offset), error.message(), "write it as TOML");
+            doc.problems.borrow_mut().push((offset, problem));
+        }
+        return (T::default(), doc.into_problems());
+    }
+    let typed = read(Section::new(&doc, String::new(), table.into_inner()));
+    (typed, doc.into_problems())
+}
+
+fn settings(mut top: Section<'_, '_>) -> Typed {
+    let mut typed = Typed::default();
+    if let Some(agent) = top.section("agent") {
+        read_agent(agent.value, &mut typed);
+    }
+    if let Some(kafka) = top.section("kafka") {
+        read_kafka(kafka.value, &mut typed);
+    }
+    typed.etcd = top.section("etcd").map(|etcd| At::new(read_etcd(etcd.value), etcd.place));
+    typed.collect = top.section("collect").map(|mut collect| {
+        let file = collect.value.string("file");
+        collect.value.end();
+        At::new(TypedCollect::File(file), collect.place)
+    });
+    if let Some(mut state) = top.section("state") {
+        typed.state_dir = state.value.string("dir");
+        state.value.end();
+    }
+    if let Some(mut admin) = top.section("admin") {
+        let listen = admin.value.parsed("listen", "\"127.0.0.1:9477\"", str::parse::<SocketAddr>);
+        typed.listen = listen.map(|listen| listen.value);
+        typed.socket = admin.value.string("socket");
+        admin.value.end();
+    }
+    if let Some(limits) = top.section("limits") {
+        typed.limits = read_limits(limits.value);
+    }
+    typed.policy = top.section("policy").map(|mut section| {
+        let policy = policy(&mut section.value, true);
+        section.value.end();
+        policy
+    });
+    top.end();
+    typed
+}
+
+fn read_agent(mut agent: Section<'_, '_>, typed: &mut Typed) {
+    typed.name = agent.string("name");
+    typed.ip = agent.string("ip");
+    typed.drain = agent.parsed("drain", DURATION, humantime::parse_duration).map(|drain| drain.value);
+    if let Some(labels) = agent.section("labels") {
+        typed.labels = labels.value.flat().into_iter().map(|(name, label)| (name, label.value)).collect();
+    }
+    agent.end();
+}
+
+fn read_kafka(mut kafka: Section<'_, '_>, typed: &mut Typed) {
+    typed.brokers = kafka.list("brokers", true);
+    typed.sasl_password_file = kafka.string("sasl_password_file");
+    if let Some(properties) = kafka.section("properties") {
+        typed.properties = properties.value.flat().into_iter().collect();
+    }
+    kafka.end();
+}
+
+fn read_etcd(mut etcd: Section<'_, '_>) -> TypedEtcd {
+    let on_delete = etcd.parsed("on_delete", "\"keep\" or \"stop\"", |text| match text {
+        "keep" => Ok(OnDelete::Keep),
+        "stop" => Ok(OnDelete::Stop),
+        _ => Err("unknown"),
+    });
+    let typed = TypedEtcd {
+        endpoints: etcd.list("endpoints", true),
+        collect_key: etcd.list("collect_key", false),
+        modules_prefix: etcd.string("modules_prefix"),
+        agents_prefix: etcd.string("agents_prefix"),
+        on_delete: on_delete.map_or_else(OnDelete::default, |on_delete| on_delete.value),
+        username: etcd.string("username"),
+        password_file: etcd.string("password_file"),
+        password: None,
+        ca_file: etcd.string("ca_file"),
+        cert_file: etcd.string("cert_file"),
+        key_file: etcd.string("key_file"),
+    };
+    etcd.end();
+    typed
+}
+
+fn read_limits(mut limits: Section<'_, '_>) -> TypedLimits {
+    let mut typed = TypedLimits {
+        memory: limits.size("memory"),
+        filter_memory: limits.size("filter_memory"),
+        quarantine: limits.size("quarantine"),
+        ..TypedLimits::default()
+    };
+    if let Some(mut held) = limits.section("held_files") {
+        let age = held.value.parsed("age", DURATION, humantime::parse_duration);
+        typed.held_files_age = age.map(|age| age.value);
+        typed.held_files_bytes = held.value.size("bytes");
+        held.value.end();
+    }
+    limits.end();
+    typed
+}
+
+fn policy(section: &mut Section<'_, '_>, may_point: bool) -> TypedPolicy {
+    TypedPolicy {
+        roots: section.list("roots", false),
+        deny: section.list("deny", false).map_or_else(Vec::new, |deny| deny.value),
+        topics: section.list("topics", false).map(|topics| topics.value),
+        modules: section.list("modules", false).map(|modules| modules.value),
+        max_entries: section.count("max_entries").map(|count| count.value),
+        max_files: section.count("max_files").map(|count| count.value),
+        file: if may_point { section.string("file") } else { None },
+    }
+}
