@@ -15,7 +15,9 @@ pub fn init(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let begun = match format {
-        LogFormat::Text => builder.compact().with_target(false).with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => {
+            builder.compact().with_target(false).with_ansi(io::stderr().is_terminal()).try_init()
+        }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if begun.is_err() {

@@ -12,7 +12,8 @@ const LIST: &str = "collect.json";
 
 /// The text. What the older form cannot say stands in it as a comment with its default.
 pub(super) fn to_toml(typed: &Typed, file: &Path) -> String {
-    let mut text = format!("# Made by `weir check --convert {}`. What is not here has its default.\n", file.display());
+    let mut text =
+        format!("# Made by `weir check --convert {}`. What is not here has its default.\n", file.display());
     let mut lines = Vec::new();
     if let Some(brokers) = &typed.brokers {
         lines.push(format!("brokers = {}", quoted(&join(&brokers.value))));
@@ -23,7 +24,9 @@ pub(super) fn to_toml(typed: &Typed, file: &Path) -> String {
         (None, Some(At { value: TypedCollect::Fixed { path, topic }, .. })) => {
             let path = std::path::absolute(&path.value).unwrap_or_else(|_| path.value.clone().into());
             let entry = serde_json::json!([{"path": path.to_string_lossy(), "topic": topic.value}]);
-            let hint = format!("# Beside this file, in {LIST}:\n#   {entry}\n# It is watched: files and topics can be added while weir runs.");
+            let hint = format!(
+                "# Beside this file, in {LIST}:\n#   {entry}\n# It is watched: files and topics can be added while weir runs."
+            );
             section(&mut text, "collect", &[hint, format!("file = {}", quoted(LIST))]);
         }
         (None, _) => {}
@@ -33,7 +36,11 @@ pub(super) fn to_toml(typed: &Typed, file: &Path) -> String {
         "state",
         &["# dir = \"/var/lib/weir\"    # offsets; else $STATE_DIRECTORY, else ~/.local/state/weir".into()],
     );
-    section(&mut text, "policy", &["# roots = [\"/var/log\"]    # what a list from etcd may name on this host".into()]);
+    section(
+        &mut text,
+        "policy",
+        &["# roots = [\"/var/log\"]    # what a list from etcd may name on this host".into()],
+    );
     text
 }
 
@@ -53,7 +60,8 @@ fn etcd_lines(etcd: &TypedEtcd) -> Vec<String> {
         lines.push(format!("username = {}", quoted(&username.value)));
     }
     if etcd.password.is_some() {
-        lines.push("# The password goes into a file of its own that nobody else may read (chmod 600).".into());
+        lines
+            .push("# The password goes into a file of its own that nobody else may read (chmod 600).".into());
         lines.push("password_file = \"etcd.password\"".into());
     }
     lines

@@ -58,8 +58,11 @@ mod tests {
 
     #[test]
     fn systemd_goes_before_xdg_and_xdg_before_home() {
-        let (systemd, xdg, home) =
-            (("STATE_DIRECTORY", "/var/lib/weir:/var/lib/x"), ("XDG_STATE_HOME", "/xdg"), ("HOME", "/home/ann"));
+        let (systemd, xdg, home) = (
+            ("STATE_DIRECTORY", "/var/lib/weir:/var/lib/x"),
+            ("XDG_STATE_HOME", "/xdg"),
+            ("HOME", "/home/ann"),
+        );
         let state = |vars: &[_]| host(vars).state_dir.map(|dir| dir.display().to_string());
         assert_eq!(state(&[systemd, xdg, home]).as_deref(), Some("/var/lib/weir"));
         assert_eq!(state(&[xdg, home]).as_deref(), Some("/xdg/weir"));

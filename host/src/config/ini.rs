@@ -84,7 +84,8 @@ struct Met {
 
 /// Reads the older form; what is wrong is beside what could be read.
 pub(super) fn parse(text: &str, file: &str) -> (Typed, Vec<Problem>) {
-    let (mut typed, mut met, mut problems) = (Typed { form: Form::Ini, ..Typed::default() }, Met::default(), Vec::new());
+    let (mut typed, mut met, mut problems) =
+        (Typed { form: Form::Ini, ..Typed::default() }, Met::default(), Vec::new());
     let mut section = String::new();
     for (number, line) in text.lines().enumerate() {
         let at = |column: usize| format!("{file}:{}:{column}", number + 1);
@@ -96,7 +97,9 @@ pub(super) fn parse(text: &str, file: &str) -> (Typed, Vec<Problem>) {
         if let Some(header) = trimmed.strip_prefix('[') {
             match header.split_once(']') {
                 Some((name, _)) => section = name.trim().to_lowercase(),
-                None => problems.push(Problem::new(at(indent + 1), "a section without its `]`", "write [name]")),
+                None => {
+                    problems.push(Problem::new(at(indent + 1), "a section without its `]`", "write [name]"))
+                }
             }
             continue;
         }

@@ -55,7 +55,9 @@ const IN_FLIGHT_MAX: u32 = 5;
 
 /// Whether a value of this property must never be shown.
 pub(super) fn is_secret(name: &str) -> bool {
-    ["password", "secret", "passphrase", "key.pem", "oauthbearer.config"].iter().any(|word| name.contains(word))
+    ["password", "secret", "passphrase", "key.pem", "oauthbearer.config"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 /// Why this property may not be set so.

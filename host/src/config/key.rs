@@ -24,7 +24,8 @@ pub fn fill(template: &str, agent: &AgentSettings) -> Result<String, BadKey> {
         key.push_str(&rest[..at]);
         rest = &rest[at..];
         let column = template[..template.len() - rest.len()].chars().count() + 1;
-        let (value, length) = placeholder(rest, agent).map_err(|(cause, fix)| BadKey { column, cause, fix })?;
+        let (value, length) =
+            placeholder(rest, agent).map_err(|(cause, fix)| BadKey { column, cause, fix })?;
         key.push_str(&value);
         rest = &rest[length..];
     }

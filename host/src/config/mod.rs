@@ -78,7 +78,7 @@ pub fn convert(file: &Path) -> Result<String, ConfigError> {
 pub fn place_of_property(settings: &Settings, key: &str) -> String {
     let file = settings.file.display().to_string();
     let text = fs::read_to_string(&settings.file).unwrap_or_default();
-    let place = toml::place(&text, &file, &["kafka", "properties", key]);
+    let place = toml::place_of_property(&text, &file, key);
     place.unwrap_or_else(|| format!("{file}: kafka.properties.{key}"))
 }
 
@@ -108,7 +108,8 @@ fn load_on(host: &Host, common: &Common, instead: &Instead) -> Result<Settings, 
 
 fn parse_on(host: &Host, instead: &Instead, text: &str, file: &Path) -> Result<Settings, ConfigError> {
     let shown = file.display().to_string();
-    let (typed, problems) = if is_ini(file) { ini::parse(text, &shown) } else { toml::parse(text, &shown) };
+    let read = if is_ini(file) { Ok(ini::parse(text, &shown)) } else { toml::parse(text, &shown) };
+    let (typed, problems) = read.map_err(|problems| ConfigError { problems })?;
     resolve(host, instead, file, typed, problems)
 }
 
@@ -131,7 +132,8 @@ fn is_ini(file: &Path) -> bool {
 fn read_text(file: &Path) -> Result<String, Problem> {
     let shown = file.display().to_string();
     let bytes = fs::read(file).map_err(|error| {
-        let fix = if error.kind() == std::io::ErrorKind::NotFound { "name another with --config" } else { "" };
+        let fix =
+            if error.kind() == std::io::ErrorKind::NotFound { "name another with --config" } else { "" };
         Problem::new(&*shown, format!("cannot be read: {error}"), fix)
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -205,7 +207,10 @@ impl fmt::Debug for KafkaSettings {
         let shown = |(name, value)| (name, if kafka::is_secret(name) { "[secret]" } else { value });
         let properties: BTreeMap<&str, &str> =
             self.properties.iter().map(|(name, value)| shown((name.as_str(), value.as_str()))).collect();
-        f.debug_struct("KafkaSettings").field("brokers", &self.brokers).field("properties", &properties).finish()
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("properties", &properties)
+            .finish()
     }
 }
 

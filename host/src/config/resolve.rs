@@ -11,8 +11,8 @@ use globset::Glob;
 use super::host::Host;
 use super::typed::{At, Form, Typed, TypedCollect, TypedEtcd, TypedLimits, TypedPolicy};
 use super::{
-    AdminSettings, AgentSettings, EtcdSettings, KafkaSettings, Limits, ListSource, Secret, Settings, kafka, key,
-    size, toml, trust,
+    AdminSettings, AgentSettings, EtcdSettings, KafkaSettings, Limits, ListSource, Secret, Settings, kafka,
+    key, size, toml, trust,
 };
 use crate::model::{Digest, Problem};
 use crate::policy::{ENTRIES_MAX, FILES_MAX, Policy, ROOT_DEFAULT, Rules};
@@ -71,23 +71,26 @@ impl<'a> Resolver<'a> {
         let kafka = self.kafka(typed.brokers, typed.sasl_password_file, typed.properties);
         let list = self.list(typed.etcd, typed.collect, &agent);
         let state_dir = self.state_dir(typed.state_dir);
-        let socket = typed.socket.map(|socket| self.path(&socket.value)).or_else(|| {
-            Some(self.host.runtime_dir.as_ref().or(state_dir.as_ref())?.join(SOCKET))
-        });
+        let socket = typed
+            .socket
+            .map(|socket| self.path(&socket.value))
+            .or_else(|| Some(self.host.runtime_dir.as_ref().or(state_dir.as_ref())?.join(SOCKET)));
         let limits = self.limits(typed.limits);
         let policy = self.policy(typed.policy, list.as_ref(), state_dir.as_ref());
         match (list, state_dir, socket, policy) {
-            (Some(list), Some(state_dir), Some(socket), Some(policy)) if self.problems.is_empty() => Ok(Settings {
-                file: self.file.into(),
-                agent,
-                kafka,
-                list,
-                state_dir,
-                admin: AdminSettings { listen: typed.listen.unwrap_or(LISTEN), socket },
-                limits,
-                policy,
-                notes: self.notes,
-            }),
+            (Some(list), Some(state_dir), Some(socket), Some(policy)) if self.problems.is_empty() => {
+                Ok(Settings {
+                    file: self.file.into(),
+                    agent,
+                    kafka,
+                    list,
+                    state_dir,
+                    admin: AdminSettings { listen: typed.listen.unwrap_or(LISTEN), socket },
+                    limits,
+                    policy,
+                    notes: self.notes,
+                })
+            }
             _ => Err(self.problems),
         }
     }
@@ -128,14 +131,15 @@ impl<'a> Resolver<'a> {
     ) -> KafkaSettings {
         let said = self.instead.brokers.as_deref().map(|text| split(text, "--kafka-brokers"));
         let brokers = said.or(brokers.map(|brokers| brokers.value));
-        if brokers.is_none() && !self.instead.without_kafka && !self.complained("kafka.brokers") {
-            let (key, fix) = match self.form {
-                Form::Toml => {
-                    ("brokers", "write brokers = \"host:9092\" under [kafka], or \"mock\" for an in-process broker")
-                }
-                Form::Ini => ("address", "write address = host:9092 under [kafka]"),
-            };
-            self.problem(&format!("{}: kafka.{key}", self.file.display()), "missing", fix);
+        let (key, fix) = match self.form {
+            Form::Toml => {
+                let fix = "write brokers = \"host:9092\" under [kafka], or \"mock\" for an in-process broker";
+                ("kafka.brokers", fix)
+            }
+            Form::Ini => ("kafka.address", "write address = host:9092 under [kafka]"),
+        };
+        if brokers.is_none() && !self.instead.without_kafka && !self.complained(key) {
+            self.problem(&format!("{}: {key}", self.file.display()), "missing", fix);
         }
         let brokers = brokers.unwrap_or_default();
         let mock = matches!(brokers.as_slice(), [only] if only.value == "mock");
@@ -146,7 +150,8 @@ impl<'a> Resolver<'a> {
         for (name, value) in typed {
             self.problems.extend(kafka::check_property(&name, &value));
             if name == "sasl.password" {
-                self.notes.push(format!("{}: kafka.sasl_password_file keeps it out of the settings", value.place));
+                self.notes
+                    .push(format!("{}: kafka.sasl_password_file keeps it out of the settings", value.place));
             }
             properties.insert(name, value.value);
         }
@@ -176,16 +181,23 @@ impl<'a> Resolver<'a> {
                 None
             }
             (Some(etcd), None) => Some(ListSource::Etcd(self.etcd(etcd.value, agent))),
-            (None, None) if endpoints.is_some() => Some(ListSource::Etcd(self.etcd(TypedEtcd::default(), agent))),
+            (None, None) if endpoints.is_some() => {
+                Some(ListSource::Etcd(self.etcd(TypedEtcd::default(), agent)))
+            }
             (None, Some(collect)) => {
                 if endpoints.is_some() {
-                    self.notes.push(format!("{}: etcd endpoints are not used: the list is here", collect.place));
+                    self.notes
+                        .push(format!("{}: etcd endpoints are not used: the list is here", collect.place));
                 }
                 match collect.value {
                     TypedCollect::File(Some(file)) => Some(ListSource::File(self.path(&file.value))),
                     TypedCollect::File(None) => {
                         if !self.complained("collect.file") {
-                            self.problem(&collect.place, "file is missing", "write file = \"collect.json\" below it");
+                            self.problem(
+                                &collect.place,
+                                "file is missing",
+                                "write file = \"collect.json\" below it",
+                            );
                         }
                         None
                     }
@@ -198,7 +210,9 @@ impl<'a> Resolver<'a> {
             }
             (None, None) => {
                 let fix = match self.form {
-                    Form::Toml => "write [etcd] with its endpoints, or [collect] with file = \"collect.json\"",
+                    Form::Toml => {
+                        "write [etcd] with its endpoints, or [collect] with file = \"collect.json\""
+                    }
                     Form::Ini => {
                         "write collect_key = KEY under [etcd], \
                          or logfile_path = PATH under [collect] and topic = NAME under [kafka]"
@@ -215,14 +229,19 @@ impl<'a> Resolver<'a> {
         let endpoints = said.or(typed.endpoints.map(|endpoints| endpoints.value));
         let endpoints = endpoints.unwrap_or_else(|| split(ENDPOINT, "default"));
         self.problems.extend(endpoints.iter().filter_map(|endpoint| kafka::check_address(endpoint, true)));
-        let keys = typed.collect_key.map_or_else(|| vec![At::new(COLLECT_KEY.into(), "default")], |keys| keys.value);
-        let pairs = [(&typed.cert_file, &typed.key_file, "key_file"), (&typed.key_file, &typed.cert_file, "cert_file")];
+        let keys =
+            typed.collect_key.map_or_else(|| vec![At::new(COLLECT_KEY.into(), "default")], |keys| keys.value);
+        let pairs = [
+            (&typed.cert_file, &typed.key_file, "key_file"),
+            (&typed.key_file, &typed.cert_file, "cert_file"),
+        ];
         for (one, other, name) in pairs {
             if let (Some(one), None) = (one, other) {
                 self.problem(&one.place, format!("etcd.{name} is missing"), "write both or none");
             }
         }
-        let password = typed.password.or_else(|| typed.password_file.as_ref().and_then(|file| self.secret(file)));
+        let password =
+            typed.password.or_else(|| typed.password_file.as_ref().and_then(|file| self.secret(file)));
         if let (Some(username), None, None) = (&typed.username, &password, &typed.password_file) {
             self.problem(&username.place, "a user without a password", "write password_file = \"…\" too");
         }
@@ -291,7 +310,11 @@ impl<'a> Resolver<'a> {
         let (typed, file) = self.policy_file(typed.unwrap_or_default());
         for glob in typed.deny.iter().chain(typed.topics.iter().flatten()) {
             if let Err(error) = Glob::new(&glob.value) {
-                self.problem(&glob.place, format!("{:?}: {}", glob.value, error.kind()), "write a glob such as \"app-*\"");
+                self.problem(
+                    &glob.place,
+                    format!("{:?}: {}", glob.value, error.kind()),
+                    "write a glob such as \"app-*\"",
+                );
             }
         }
         let modules = typed.modules.map(|modules| {
@@ -312,7 +335,9 @@ impl<'a> Resolver<'a> {
         let allowed = self.instead.allow.iter().chain(&self.host.allow);
         let roots = roots.map(|roots: Vec<PathBuf>| {
             let mut all = Vec::new();
-            for root in roots.iter().chain(allowed).map(|root| std::path::absolute(root).unwrap_or(root.clone())) {
+            for root in
+                roots.iter().chain(allowed).map(|root| std::path::absolute(root).unwrap_or(root.clone()))
+            {
                 if !all.contains(&root) {
                     all.push(root);
                 }
@@ -341,11 +366,16 @@ impl<'a> Resolver<'a> {
             self.problem(&at.place, "other keys stand beside it", "write the policy here or in that file");
         }
         if let Some(why) = trust::others_may_change(&path) {
-            self.problem(&at.place, format!("{} may be changed by others: {why}", path.display()), "let root own it");
+            self.problem(
+                &at.place,
+                format!("{} may be changed by others: {why}", path.display()),
+                "let root own it",
+            );
         }
         match super::read_text(&path) {
             Ok(text) => {
-                let (policy, problems) = toml::parse_policy(&text, &path.display().to_string());
+                let read = toml::parse_policy(&text, &path.display().to_string());
+                let (policy, problems) = read.unwrap_or_else(|problems| (TypedPolicy::default(), problems));
                 self.problems.extend(problems);
                 (policy, path)
             }

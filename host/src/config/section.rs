@@ -17,7 +17,10 @@ const LIKENESS_MIN: f64 = 0.75;
 /// The one of `words` that `word` was probably meant to be.
 pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |other: &&str| strsim::normalized_damerau_levenshtein(&word.to_lowercase(), other);
-    words.into_iter().filter(|w| likeness(w) >= LIKENESS_MIN).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+    words
+        .into_iter()
+        .filter(|w| likeness(w) >= LIKENESS_MIN)
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 /// The text, and what was found wrong in it so far.
@@ -79,7 +82,12 @@ impl<'d, 't> Section<'d, 't> {
         let value = self.take(key)?;
         match value.get_ref() {
             DeValue::String(text) if text.trim().is_empty() => {
-                self.doc.problem(value.span().start, &self.path(key), "empty", "write a value, or delete the line");
+                self.doc.problem(
+                    value.span().start,
+                    &self.path(key),
+                    "empty",
+                    "write a value, or delete the line",
+                );
                 None
             }
             DeValue::String(text) => Some(self.found(&value, key, text.to_string())),
@@ -118,7 +126,8 @@ impl<'d, 't> Section<'d, 't> {
 
     pub(super) fn count(&mut self, key: &'static str) -> Option<At<u64>> {
         let value = self.take(key)?;
-        let number = value.get_ref().as_integer().and_then(|n| u64::from_str_radix(n.as_str(), n.radix()).ok());
+        let number =
+            value.get_ref().as_integer().and_then(|n| u64::from_str_radix(n.as_str(), n.radix()).ok());
         match number {
             Some(number) => Some(self.found(&value, key, number)),
             None => self.wrong(&value, key, "a number from 0 up", &format!("write {key} = 1000")),
@@ -132,7 +141,12 @@ impl<'d, 't> Section<'d, 't> {
         let one = std::slice::from_ref(&value);
         for item in value.get_ref().as_array().map_or(one, |items| items) {
             let Some(text) = item.get_ref().as_str() else {
-                return self.wrong(item, key, "text, or an array of texts", &format!("write {key} = [\"…\"]"));
+                return self.wrong(
+                    item,
+                    key,
+                    "text, or an array of texts",
+                    &format!("write {key} = [\"…\"]"),
+                );
             };
             let parts: Vec<_> = if commas { text.split(',').collect() } else { vec![text] };
             list.extend(parts.into_iter().map(|part| self.found(item, key, part.trim().to_string())));
@@ -141,13 +155,15 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     pub(super) fn section(&mut self, key: &'static str) -> Option<At<Section<'d, 't>>> {
-        let (place, value) = {
-            let (typed, _) = self.table.get_key_value(key)?;
-            let place = typed.span().start;
-            (place, self.take(key)?)
-        };
+        let place = self.table.get_key_value(key).map(|(typed, _)| typed.span().start);
+        let (value, place) = (self.take(key)?, place?);
         if !value.get_ref().is_table() {
-            return self.wrong(&value, key, "a section", &format!("write [{}] and its keys below it", self.path(key)));
+            return self.wrong(
+                &value,
+                key,
+                "a section",
+                &format!("write [{}] and its keys below it", self.path(key)),
+            );
         }
         let DeValue::Table(table) = value.into_inner() else { return None };
         let name = self.path(key);

@@ -33,7 +33,8 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// The shortest exact way to write it.
 pub fn show(bytes: u64) -> String {
-    let unit = UNITS.iter().find(|(name, factor)| name.contains('i') && bytes >= *factor && bytes % factor == 0);
+    let unit =
+        UNITS.iter().find(|(name, factor)| name.contains('i') && bytes >= *factor && bytes % factor == 0);
     unit.map_or_else(|| bytes.to_string(), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 

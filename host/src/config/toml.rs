@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use ::toml::de::{DeTable, DeValue};
+use ::toml::de::DeTable;
 
 use super::OnDelete;
 use super::section::{Document, Section};
@@ -13,13 +13,16 @@ use crate::model::Problem;
 /// How a duration is written.
 const DURATION: &str = "\"10s\", \"5m\" or \"1h 30m\"";
 
-/// Reads a settings file; what is wrong is beside what could be read.
-pub(super) fn parse(text: &str, file: &str) -> (Typed, Vec<Problem>) {
-    read(text, file, |top| settings(top))
+/// What could be read, and what is wrong in it; or why nothing could be read.
+pub(super) type Read<T> = Result<(T, Vec<Problem>), Vec<Problem>>;
+
+/// Reads a settings file.
+pub(super) fn parse(text: &str, file: &str) -> Read<Typed> {
+    read(text, file, settings)
 }
 
 /// Reads a policy file: the keys of `[policy]` without that header.
-pub(super) fn parse_policy(text: &str, file: &str) -> (TypedPolicy, Vec<Problem>) {
+pub(super) fn parse_policy(text: &str, file: &str) -> Read<TypedPolicy> {
     read(text, file, |mut top| {
         let policy = policy(&mut top, false);
         top.end();
@@ -27,38 +30,42 @@ pub(super) fn parse_policy(text: &str, file: &str) -> (TypedPolicy, Vec<Problem>
     })
 }
 
-/// Where a key stands, for a problem that shows only when it is used; `None` if it does not stand
-/// there.
-pub(super) fn place(text: &str, file: &str, keys: &[&str]) -> Option<String> {
+/// Where a property stands, for a problem that only librdkafka sees; `None` if it stands nowhere.
+pub(super) fn place_of_property(text: &str, file: &str, name: &str) -> Option<String> {
     let doc = Document { file, text, problems: RefCell::default() };
-    let mut value = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
-    let mut offset = 0;
-    for key in keys {
-        let DeValue::Table(mut table) = value else { return None };
-        let (name, next) = table.remove_entry(*key)?;
-        (offset, value) = (name.span().start, next.into_inner());
-    }
-    Some(format!("{}: {}", doc.at(offset), keys.join(".")))
+    let mut top = Section::new(&doc, String::new(), DeTable::parse(text).ok()?.into_inner());
+    let properties = top.section("kafka")?.value.section("properties")?.value.flat();
+    properties.into_iter().find(|(known, _)| known == name).map(|(_, value)| value.place)
 }
 
-fn read<T: Default>(
-    text: &str,
-    file: &str,
-    read: impl for<'d, 't> FnOnce(Section<'d, 't>) -> T,
-) -> (T, Vec<Problem>) {
+fn read<T>(text: &str, file: &str, read: impl for<'d, 't> FnOnce(Section<'d, 't>) -> T) -> Read<T> {
     let doc = Document { file, text, problems: RefCell::default() };
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What stands after a slip of the pen may be read as something it is not.
         for error in errors {
             let offset = error.span().map_or(text.len(), |span| span.start);
-            let problem = Problem::new(doc.at(offset), error.message(), "write it as TOML");
+            let cause = format!("not TOML: {}", error.message().trim_end_matches(", expected nothing"));
+            let problem = Problem::new(doc.at(offset), cause, unquoted(text, offset));
             doc.problems.borrow_mut().push((offset, problem));
         }
-        return (T::default(), doc.into_problems());
+        return Err(doc.into_problems());
     }
     let typed = read(Section::new(&doc, String::new(), table.into_inner()));
-    (typed, doc.into_problems())
+    Ok((typed, doc.into_problems()))
+}
+
+/// The line with its quotes, where it looks as if they were forgotten.
+fn unquoted(text: &str, offset: usize) -> String {
+    let line_start = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let line = line.split_once(" #").map_or(line, |(line, _)| line);
+    match line.split_once('=') {
+        Some((key, value)) if !value.trim().is_empty() && !value.contains(['"', '\'', '[', '{']) => {
+            format!("put text in quotes: {} = \"{}\"", key.trim(), value.trim())
+        }
+        _ => String::new(),
+    }
 }
 
 fn settings(mut top: Section<'_, '_>) -> Typed {
@@ -117,17 +124,19 @@ fn read_kafka(mut kafka: Section<'_, '_>, typed: &mut Typed) {
 }
 
 fn read_etcd(mut etcd: Section<'_, '_>) -> TypedEtcd {
-    let on_delete = etcd.parsed("on_delete", "\"keep\" or \"stop\"", |text| match text {
+    let on_delete = |text: &str| match text {
         "keep" => Ok(OnDelete::Keep),
         "stop" => Ok(OnDelete::Stop),
         _ => Err("unknown"),
-    });
+    };
     let typed = TypedEtcd {
         endpoints: etcd.list("endpoints", true),
         collect_key: etcd.list("collect_key", false),
         modules_prefix: etcd.string("modules_prefix"),
         agents_prefix: etcd.string("agents_prefix"),
-        on_delete: on_delete.map_or_else(OnDelete::default, |on_delete| on_delete.value),
+        on_delete: etcd
+            .parsed("on_delete", "\"keep\" or \"stop\"", on_delete)
+            .map_or_else(OnDelete::default, |on_delete| on_delete.value),
         username: etcd.string("username"),
         password_file: etcd.string("password_file"),
         password: None,

@@ -84,6 +84,8 @@ mod tests {
         assert_eq!(others_may_change(&file), None);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         assert_eq!(others_may_change(&file).unwrap(), "it is writable by everybody (mode 0666)");
-        assert!(others_may_change(&dir.path().join("none/list.json")).unwrap().contains("cannot be looked at"));
+        assert!(
+            others_may_change(&dir.path().join("none/list.json")).unwrap().contains("cannot be looked at")
+        );
     }
 }

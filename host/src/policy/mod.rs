@@ -26,15 +26,8 @@ pub const ROOT_DEFAULT: &str = "/var/log";
 
 /// Refused below any root: logins, failed logins (which hold passwords typed as user names), and
 /// the journal. None of them holds lines.
-const NEVER: [&str; 7] = [
-    "**/btmp",
-    "**/btmp[.-]*",
-    "**/wtmp",
-    "**/wtmp[.-]*",
-    "**/lastlog",
-    "**/*.journal",
-    "**/*.journal~",
-];
+const NEVER: [&str; 7] =
+    ["**/btmp", "**/btmp[.-]*", "**/wtmp", "**/wtmp[.-]*", "**/lastlog", "**/*.journal", "**/*.journal~"];
 
 /// `[policy]` as it was typed, checked, with the defaults filled in.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -195,7 +188,11 @@ impl Policy {
     fn outside(&self, place: &str, what: &str, dir: &Path) -> Problem {
         let said: Vec<_> = self.roots.iter().flatten().map(|root| root.said.as_path()).collect();
         let list = |paths: &[&Path]| {
-            paths.iter().map(|path| format!("{:?}", path.display().to_string())).collect::<Vec<_>>().join(", ")
+            paths
+                .iter()
+                .map(|path| format!("{:?}", path.display().to_string()))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let cause = format!("{what} lies below no root of this host's policy ({})", list(&said));
         let wanted: Vec<_> = said.into_iter().chain([dir]).collect();
@@ -211,7 +208,8 @@ impl Policy {
 
 /// The part of a glob before its first wildcard, and whether there is one.
 fn literal_prefix(path: &Path) -> (PathBuf, bool) {
-    let literal = |part: &Component<'_>| !part.as_os_str().as_encoded_bytes().iter().any(|b| b"*?[{\\".contains(b));
+    let literal =
+        |part: &Component<'_>| !part.as_os_str().as_encoded_bytes().iter().any(|b| b"*?[{\\".contains(b));
     let prefix: PathBuf = path.components().take_while(literal).collect();
     let is_glob = prefix.components().count() < path.components().count();
     (prefix, is_glob)

@@ -88,7 +88,8 @@ impl Policy {
             return Err(OpenError::Refused(Problem::new(place, cause, self.deny_fix())));
         }
         if !self.reaches(real) {
-            let what = if path == real { place.clone() } else { format!("{place}, a link to {},", real.display()) };
+            let what =
+                if path == real { place.clone() } else { format!("{place}, a link to {},", real.display()) };
             let dir = real.parent().unwrap_or(real);
             return Err(OpenError::Refused(self.outside(&place, &what, dir)));
         }
@@ -101,7 +102,9 @@ impl Policy {
         };
         let meta = file.metadata().map_err(OpenError::Io)?;
         regular(&meta)?;
-        if self.roots.is_some() && !links_allowed(meta.nlink(), meta.uid(), rustix::process::geteuid().as_raw()) {
+        if self.roots.is_some()
+            && !links_allowed(meta.nlink(), meta.uid(), rustix::process::geteuid().as_raw())
+        {
             let cause = format!(
                 "{place} has {} hard links and belongs to uid {}, who could have linked it there from anywhere",
                 meta.nlink(),

@@ -13,6 +13,7 @@ use crate::budget::Charge;
 use crate::model::{RecordKey, Topic};
 
 pub mod kafka;
+pub mod probe;
 pub mod stdout;
 
 /// Where a record's bytes stand.
