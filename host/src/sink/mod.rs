@@ -7,7 +7,7 @@
 //! only when nothing can read those buffers any more. Nobody outside this room can hold a chunk
 //! and have it under way at the same time: [`Lane::send`] takes it by value.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::Charge;
 use crate::model::{RecordKey, Topic};
@@ -15,6 +15,16 @@ use crate::model::{RecordKey, Topic};
 pub mod kafka;
 pub mod probe;
 pub mod stdout;
+
+mod flights;
+mod native;
+mod producer;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+pub use producer::Stopped;
+pub use tally::SinkFigures;
 
 /// Where a record's bytes stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +131,18 @@ pub trait Lane: Send {
     fn partitions(&mut self) -> Result<i32, SinkError>;
 
     /// Sends the records of `chunk` (all, or those at the indexes in `only`, ascending), in order.
-    /// Never blocks on the network. Records that are refused at once come back with the others.
+    /// Never blocks on the network. Records that are refused at once come back with the others,
+    /// which can be from inside this call.
+    ///
+    /// The first chunk that comes back with a failure closes the lane: from then on chunks come
+    /// back untried, so that nothing new overtakes what has to be sent again. A change of
+    /// [`Route::alone`] with chunks still under way closes it too.
     fn send(&mut self, chunk: Chunk, only: Option<&[u32]>, route: &Route);
+
+    /// Opens a lane that a failure closed. Call it when every chunk sent has come back, then send
+    /// again what failed, in order. After [`Refusal::Topic`] call [`Lane::partitions`] first:
+    /// it makes the destination look again at the topic.
+    fn resume(&mut self);
 }
 
 /// Why a destination cannot be used just now.
@@ -135,6 +155,20 @@ pub enum SinkError {
         topic: Topic,
         /// librdkafka's name of the error.
         code: Arc<str>,
+    },
+    /// A property that librdkafka does not take.
+    #[error("kafka property {key}: {cause}")]
+    Property {
+        /// Its name.
+        key: String,
+        /// What librdkafka says of it.
+        cause: String,
+    },
+    /// Properties that do not go together, or the host has no room for a producer.
+    #[error("cannot make a Kafka producer: {cause}")]
+    Create {
+        /// What librdkafka or the host says.
+        cause: String,
     },
     /// It did not answer.
     #[error("no answer from Kafka ({code})")]
@@ -151,4 +185,9 @@ pub fn key_bytes(key: RecordKey, path: &str, host: &str) -> Option<Arc<[u8]>> {
         RecordKey::Path => Some(path.as_bytes().into()),
         RecordKey::Host => Some(host.as_bytes().into()),
     }
+}
+
+/// A panic elsewhere leaves what is guarded here whole: nothing panics half-way through a change.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
