@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::model::{Digest, Entry, ModuleRef, Problem};
 
+mod backoff;
 pub mod etcd;
 pub mod file;
 pub mod list;

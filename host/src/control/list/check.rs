@@ -1,0 +1,314 @@
+//! What the members of an entry mean, and which of them cannot be meant.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use globset::GlobBuilder;
+
+use super::raw::{
+    Member, Members, Misfit, RawBytes, RawEntry, RawFilter, RawKey, RawLongLine, RawOnError, RawPartition,
+    RawStartAt, names_of,
+};
+use super::{Fault, Origin, message};
+use crate::model::{
+    Digest, Entry, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, FilterSpec, LINE_BYTES_MAX, LongLine, ModuleRef,
+    OnError, Partition, RecordKey, StartAt, Topic,
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// Bytes. Below this a line would become a record a word.
+const LINE_BYTES_LEAST: u64 = 16;
+/// Bytes. Kafka's `message.max.bytes` is 1 MiB by default; 1 KiB of it is for the record's frame.
+const LINE_BYTES_MOST: u64 = MIB - KIB;
+/// Bytes a second. A lower rate never reads one chunk in sensible time.
+const READ_RATE_LEAST: u64 = KIB;
+/// Milliseconds. A batch that takes longer holds up a stop (10 s by default).
+const TIMEOUT_MS_MOST: u64 = 10_000;
+/// Bytes. A guest's stack alone takes 1 MiB.
+const MEMORY_LEAST: u64 = MIB;
+/// Bytes. More than all filters of a host may have by default (256 MiB), with room for large hosts.
+const MEMORY_MOST: u64 = GIB;
+/// Bytes. Linux's PATH_MAX.
+const PATH_BYTES_MOST: usize = 4096;
+/// Bytes. The longest default name is `path@topic`; names are labels of metrics.
+const NAME_BYTES_MOST: usize = PATH_BYTES_MOST + 250;
+/// Bytes.
+const TAG_BYTES_MOST: usize = 128;
+
+/// Options of the list's format that this version lacks; ignoring one would send wrong records.
+const NOT_YET: [&str; 4] = ["multiline", "encoding", "pack", "headers"];
+/// The same for a filter.
+const FILTER_NOT_YET: [&str; 2] = ["shadow", "rollout"];
+
+static ENTRY_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawEntry>);
+static FILTER_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawFilter>);
+
+/// The checked entry.
+pub(super) fn entry<'a>(members: &Members<'a>, name: EntryName, origin: &Origin) -> Result<Entry, Fault<'a>> {
+    refuse_not_yet(members, "", &NOT_YET)?;
+    let RawEntry {
+        name: given,
+        path: file,
+        exclude,
+        topic: to,
+        filter: through,
+        start_at,
+        partition,
+        key,
+        line_bytes_max,
+        long_line,
+        read_bytes_per_second: rate,
+        skip_empty,
+    } = members.read().map_err(|misfit| misfit_fault("", misfit))?;
+    check_name(given.as_deref())?;
+    let line_bytes = size("line_bytes_max", line_bytes_max, LINE_BYTES_LEAST..=LINE_BYTES_MOST)?;
+    Ok(Entry {
+        name,
+        path: path(file)?,
+        exclude: exclude.unwrap_or_default().into_iter().map(glob).collect::<Result<_, _>>()?,
+        topic: topic("topic", &to.ok_or_else(|| missing("topic", r#""topic": "app""#))?)?,
+        filter: match through {
+            Some(_) => Some(filter(members, origin)?),
+            None => None,
+        },
+        start_at: start_at.map_or_else(StartAt::default, |at| match at {
+            RawStartAt::End => StartAt::End,
+            RawStartAt::Beginning => StartAt::Beginning,
+        }),
+        partition: partition.map_or_else(Partition::default, |partition| match partition {
+            RawPartition::File => Partition::File,
+            RawPartition::Spread => Partition::Spread,
+        }),
+        key: key.map_or_else(RecordKey::default, |key| match key {
+            RawKey::None => RecordKey::None,
+            RawKey::Path => RecordKey::Path,
+            RawKey::Host => RecordKey::Host,
+        }),
+        line_bytes_max: line_bytes.map_or(LINE_BYTES_MAX, |bytes| bytes as u32),
+        long_line: long_line.map_or_else(LongLine::default, |long| match long {
+            RawLongLine::Split => LongLine::Split,
+            RawLongLine::Truncate => LongLine::Truncate,
+            RawLongLine::Quarantine => LongLine::Quarantine,
+        }),
+        read_bytes_per_second: size("read_bytes_per_second", rate, READ_RATE_LEAST..=u64::MAX)?,
+        skip_empty: skip_empty.unwrap_or(true),
+    })
+}
+
+/// Names that an entry or its filter does not have, each with what to do.
+pub(super) fn unknown_names(members: &Members<'_>) -> Vec<(String, String)> {
+    let mut found = unknown(&members.0, "", &ENTRY_NAMES, &NOT_YET);
+    if let Some(Ok(filter)) =
+        members.value("filter").map(|value| serde_json::from_str::<Members<'_>>(value.get()))
+    {
+        found.extend(unknown(&filter.0, "filter.", &FILTER_NAMES, &FILTER_NOT_YET));
+    }
+    found
+}
+
+fn unknown(members: &[Member<'_>], of: &str, known: &[String], not_yet: &[&str]) -> Vec<(String, String)> {
+    let strange = |m: &&Member<'_>| !known.contains(&m.name) && !not_yet.contains(&m.name.as_str());
+    members
+        .iter()
+        .filter(strange)
+        .map(|member| {
+            let near = known.iter().find(|name| strsim::damerau_levenshtein(name, &member.name) <= 2);
+            let fix = near.map_or("remove it".into(), |name| format!("did you mean `{of}{name}`?"));
+            (format!("{of}{}", member.typed), fix)
+        })
+        .collect()
+}
+
+fn refuse_not_yet<'a>(members: &Members<'a>, of: &str, names: &[&str]) -> Result<(), Fault<'a>> {
+    let asked = |m: &&Member<'a>| names.contains(&m.name.as_str()) && m.value.get() != "null";
+    match members.0.iter().find(asked) {
+        None => Ok(()),
+        Some(member) => Err(Fault {
+            value: Some(member.value),
+            ..Fault::new(
+                &format!("{of}{}", member.typed),
+                format!("`{of}{}` is not supported by this version of weir", member.typed),
+                "remove it",
+            )
+        }),
+    }
+}
+
+fn misfit_fault<'a>(of: &str, misfit: Misfit<'a>) -> Fault<'a> {
+    Fault {
+        field: format!("{of}{}", misfit.typed),
+        value: misfit.value,
+        cause: message(&misfit.error),
+        fix: "the list's JSON Schema says what goes there".into(),
+    }
+}
+
+fn missing<'a>(field: &str, example: &str) -> Fault<'a> {
+    Fault::new("", format!("there is no `{field}`"), format!("add one, such as {example}"))
+}
+
+fn check_name<'a>(given: Option<&str>) -> Result<(), Fault<'a>> {
+    let Some(name) = given else { return Ok(()) };
+    if name.is_empty() || name.len() > NAME_BYTES_MOST || name.chars().any(char::is_control) {
+        let cause = format!("a name has 1 to {NAME_BYTES_MOST} bytes and no control characters");
+        return Err(Fault::new("name", cause, "change it, or leave it out to use the path"));
+    }
+    Ok(())
+}
+
+fn path<'a>(given: Option<String>) -> Result<String, Fault<'a>> {
+    let path = given.ok_or_else(|| missing("path", r#""path": "/var/log/app.log""#))?;
+    let fault = |cause: String, fix: &str| Err(Fault::new("path", cause, fix));
+    if path.is_empty() {
+        return fault("the path is empty".into(), r#"write one, such as "/var/log/app.log""#);
+    }
+    if !path.starts_with('/') {
+        return fault(format!("{path:?} is relative"), "write the whole path, from `/`");
+    }
+    if path.split('/').any(|part| part == "..") {
+        return fault(format!("{path:?} has `..` in it"), "write the path that it leads to");
+    }
+    if path.ends_with('/') {
+        return fault(format!("{path:?} is a directory"), "name files, such as with `*.log` behind it");
+    }
+    if path.len() > PATH_BYTES_MOST || path.chars().any(char::is_control) {
+        let cause = format!("a path has at most {PATH_BYTES_MOST} bytes and no control characters");
+        return fault(cause, "change it");
+    }
+    check_glob("path", &path)?;
+    Ok(path)
+}
+
+fn glob<'a>(pattern: String) -> Result<String, Fault<'a>> {
+    if pattern.is_empty() {
+        return Err(Fault::new("exclude", "a glob is empty", "remove it"));
+    }
+    check_glob("exclude", &pattern)?;
+    Ok(pattern)
+}
+
+fn check_glob<'a>(field: &str, pattern: &str) -> Result<(), Fault<'a>> {
+    let fix = "write a literal `[`, `{`, `*` or `?` as `[[]`, `[{]`, `[*]` or `[?]`";
+    match GlobBuilder::new(pattern).literal_separator(true).build() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::new(field, format!("{pattern:?} cannot be a glob: {}", error.kind()), fix)),
+    }
+}
+
+fn topic<'a>(field: &str, name: &str) -> Result<Topic, Fault<'a>> {
+    Topic::parse(name).map_err(|cause| Fault::new(field, cause, "change it"))
+}
+
+fn filter<'a>(members: &Members<'a>, origin: &Origin) -> Result<FilterSpec, Fault<'a>> {
+    let Some(value) = members.value("filter") else {
+        return Err(missing("filter", r#""filter": "redact""#));
+    };
+    let raw = match serde_json::from_str::<String>(value.get()) {
+        Ok(module) => {
+            RawFilter { module: Some(module), config: None, on_error: None, timeout_ms: None, memory: None }
+        }
+        Err(_) => {
+            let members: Members<'a> = serde_json::from_str(value.get()).map_err(|_| {
+                Fault::new(
+                    "filter",
+                    "a filter is a module's name or an object",
+                    r#"write "filter": "redact""#,
+                )
+            })?;
+            refuse_not_yet(&members, "filter.", &FILTER_NOT_YET)?;
+            members.read().map_err(|misfit| misfit_fault("filter.", misfit))?
+        }
+    };
+    let RawFilter { module: named, config, on_error, timeout_ms, memory } = raw;
+    let named = named.ok_or_else(|| missing("filter.module", r#""module": "redact""#))?;
+    if let Some(ms) = timeout_ms.filter(|ms| !(1..=TIMEOUT_MS_MOST).contains(ms)) {
+        let cause = format!("{ms} ms is not between 1 and {TIMEOUT_MS_MOST}");
+        return Err(Fault::new("filter.timeout_ms", cause, "change it"));
+    }
+    Ok(FilterSpec {
+        module: module(named, origin)?,
+        config: config.map(|raw| raw.get().as_bytes().to_vec()).unwrap_or_default(),
+        on_error: on_error.map_or(Ok(OnError::default()), |rule| match rule {
+            RawOnError::Quarantine => Ok(OnError::Quarantine),
+            RawOnError::Pass => Ok(OnError::Pass),
+            RawOnError::Drop => Ok(OnError::Drop),
+            RawOnError::Hold => Ok(OnError::Hold),
+            RawOnError::DeadLetter(name) => topic("filter.on_error", &name).map(OnError::DeadLetter),
+        })?,
+        timeout: timeout_ms.map_or(FILTER_TIMEOUT, Duration::from_millis),
+        memory: size("filter.memory", memory, MEMORY_LEAST..=MEMORY_MOST)?.unwrap_or(FILTER_MEMORY),
+    })
+}
+
+fn module<'a>(named: String, origin: &Origin) -> Result<ModuleRef, Fault<'a>> {
+    let fault = |cause: String, fix: &str| Err(Fault::new("filter.module", cause, fix));
+    if named.starts_with("sha256:") {
+        return named.parse::<Digest>().map(ModuleRef::Digest).or_else(|cause| fault(cause, "change it"));
+    }
+    if named.contains('/') || named.ends_with(".wasm") {
+        return match origin.directory() {
+            Some(directory) => Ok(ModuleRef::File(directory.join(PathBuf::from(named)))),
+            None => fault(
+                format!("{named:?} is a file, and only a list in a local file can name one"),
+                "push it with `weir module push FILE --tag NAME` and write the tag",
+            ),
+        };
+    }
+    match check_tag(&named) {
+        Ok(()) => Ok(ModuleRef::Tag(named)),
+        Err(cause) => fault(cause, "write a tag, `sha256:` and 64 hex digits, or a path with `/`"),
+    }
+}
+
+/// A tag is 1 to 128 of `[a-zA-Z0-9._-]`, and no name of a file.
+pub(in crate::control) fn check_tag(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > TAG_BYTES_MOST || !name.chars().all(fits) || name.ends_with(".wasm") {
+        return Err(format!(
+            "{name:?} cannot be a tag: 1 to {TAG_BYTES_MOST} letters, digits, '.', '_' and '-', not ending in .wasm"
+        ));
+    }
+    Ok(())
+}
+
+fn size<'a>(
+    field: &str,
+    given: Option<RawBytes>,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Option<u64>, Fault<'a>> {
+    let bytes = match given {
+        None => return Ok(None),
+        Some(RawBytes::Number(bytes)) => bytes,
+        Some(RawBytes::Text(text)) => bytes_of(&text).ok_or_else(|| {
+            Fault::new(
+                field,
+                format!("{text:?} is no size"),
+                "write a number of bytes, or text such as \"64KiB\"",
+            )
+        })?,
+    };
+    if !range.contains(&bytes) {
+        let cause = match *range.end() {
+            u64::MAX => format!("{bytes} bytes is less than {}", range.start()),
+            most => format!("{bytes} bytes is not between {} and {most}", range.start()),
+        };
+        return Err(Fault::new(field, cause, "change it"));
+    }
+    Ok(Some(bytes))
+}
+
+fn bytes_of(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match text[digits..].trim_start() {
+        "" | "B" => 1,
+        "KiB" => KIB,
+        "MiB" => MIB,
+        "GiB" => GIB,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}

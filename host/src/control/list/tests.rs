@@ -1,0 +1,349 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Digest, FilterSpec, LongLine, ModuleRef, OnError, Partition, RecordKey, StartAt, Topic};
+
+fn key() -> Origin {
+    Origin::Key("/weir/web1/collect".into())
+}
+
+fn file() -> Origin {
+    Origin::File("/etc/weir/collect.json".into())
+}
+
+fn list(text: &str) -> List {
+    parse(text.as_bytes(), &file()).unwrap()
+}
+
+/// The only entry, with `more` members.
+fn entry(more: &str) -> Entry {
+    let list = list(&format!(r#"[{{"path": "/a.log", "topic": "t"{more}}}]"#));
+    assert_eq!(list.problems, []);
+    Entry::clone(list.items[0].checked.as_ref().unwrap())
+}
+
+/// Why the only entry is refused.
+fn refusal(entry: &str, origin: &Origin) -> Problem {
+    let list = parse(format!("[{entry}]").as_bytes(), origin).unwrap();
+    list.items[0].checked.clone().unwrap_err().problem
+}
+
+fn refused_with(more: &str) -> Problem {
+    refusal(&format!(r#"{{"path": "/a.log", "topic": "t"{more}}}"#), &file())
+}
+
+fn names(list: &List) -> Vec<&str> {
+    list.items.iter().map(Item::name).collect()
+}
+
+fn filter(value: &str) -> FilterSpec {
+    entry(&format!(r#", "filter": {value}"#)).filter.unwrap()
+}
+
+#[test]
+fn path_and_topic_are_enough() {
+    let expected = Entry {
+        name: EntryName("/a.log".into()),
+        path: "/a.log".into(),
+        exclude: Vec::new(),
+        topic: Topic::parse("t").unwrap(),
+        filter: None,
+        start_at: StartAt::End,
+        partition: Partition::File,
+        key: RecordKey::None,
+        line_bytes_max: 256 * 1024,
+        long_line: LongLine::Split,
+        read_bytes_per_second: None,
+        skip_empty: true,
+    };
+    assert_eq!(entry(""), expected);
+}
+
+#[test]
+fn every_option_is_read() {
+    let all = entry(
+        r#", "name": "n", "exclude": ["*.gz"], "filter": {"module": "m", "timeout_ms": 5, "memory": "2MiB"},
+           "start_at": "beginning", "partition": "spread", "key": "host", "line_bytes_max": 1000,
+           "long_line": "truncate", "read_bytes_per_second": "1 MiB", "skip_empty": false"#,
+    );
+    let expected = Entry {
+        name: EntryName("n".into()),
+        path: "/a.log".into(),
+        exclude: vec!["*.gz".into()],
+        topic: Topic::parse("t").unwrap(),
+        filter: Some(FilterSpec {
+            module: ModuleRef::Tag("m".into()),
+            config: Vec::new(),
+            on_error: OnError::Quarantine,
+            timeout: std::time::Duration::from_millis(5),
+            memory: 2 << 20,
+        }),
+        start_at: StartAt::Beginning,
+        partition: Partition::Spread,
+        key: RecordKey::Host,
+        line_bytes_max: 1000,
+        long_line: LongLine::Truncate,
+        read_bytes_per_second: Some(1 << 20),
+        skip_empty: false,
+    };
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn names_are_matched_without_case_and_in_older_spellings() {
+    for path in ["path", "Path", "PATH", "log_path", "Log_Path", "filepath", "FilePath"] {
+        let list = list(&format!(r#"[{{"{path}": "/a.log", "Topic": "t", "Filter": {{"Module": "m"}}}}]"#));
+        let entry = list.items[0].checked.as_ref().unwrap();
+        assert_eq!((entry.path.as_str(), entry.topic.as_str()), ("/a.log", "t"), "{path}");
+        assert_eq!(entry.filter.as_ref().unwrap().module, ModuleRef::Tag("m".into()));
+        assert_eq!(list.problems, []);
+    }
+}
+
+#[test]
+fn unknown_names_are_reported_once_and_ignored() {
+    let list = list(
+        r#"[{"path": "/a.log", "topic": "a", "service": "x", "send_rate": 5, "Style": 1, "labels": {}},
+            {"path": "/b.log", "topic": "b", "service": "y", "filter": {"module": "m", "modle": 1}}]"#,
+    );
+    assert!(list.items.iter().all(|item| item.checked.is_ok()));
+    let told: Vec<_> = list.problems.iter().map(|p| (p.cause.as_str(), p.fix.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("weir does not know `service` and ignores it (2 entries)", "remove it"),
+            ("weir does not know `send_rate` and ignores it", "remove it"),
+            ("weir does not know `Style` and ignores it", "remove it"),
+            ("weir does not know `labels` and ignores it", "remove it"),
+            ("weir does not know `filter.modle` and ignores it", "did you mean `filter.module`?"),
+        ]
+    );
+    assert!(
+        list.problems[4].place.starts_with("/etc/weir/collect.json:2:13, entry #2 (/b.log)"),
+        "{}",
+        list.problems[4]
+    );
+}
+
+#[test]
+fn options_of_later_versions_are_refused_and_never_ignored() {
+    for option in ["multiline", "encoding", "pack", "headers", "Multiline"] {
+        let problem = refused_with(&format!(r#", "{option}": true"#));
+        assert_eq!(problem.cause, format!("`{option}` is not supported by this version of weir"));
+        assert_eq!(problem.fix, "remove it");
+    }
+    for option in ["shadow", "rollout"] {
+        let problem = refused_with(&format!(r#", "filter": {{"module": "m", "{option}": 1}}"#));
+        assert_eq!(problem.cause, format!("`filter.{option}` is not supported by this version of weir"));
+    }
+    assert_eq!(entry(r#", "pack": null"#), entry(""));
+}
+
+#[test]
+fn a_filter_may_be_a_string() {
+    assert_eq!(filter(r#""redact""#), filter(r#"{"module": "redact"}"#));
+}
+
+#[test]
+fn a_module_is_a_tag_a_digest_or_a_file_beside_the_list() {
+    let digest = Digest::of(b"");
+    assert_eq!(filter(&format!("\"{digest}\"")).module, ModuleRef::Digest(digest));
+    assert_eq!(filter(r#""a.wasm""#).module, ModuleRef::File("/etc/weir/a.wasm".into()));
+    assert_eq!(filter(r#""./a""#).module, ModuleRef::File("/etc/weir/./a".into()));
+    assert_eq!(filter(r#""/opt/a""#).module, ModuleRef::File("/opt/a".into()));
+    for bad in ["", "a b", "sha256:12", "ümlaut"] {
+        assert!(refused_with(&format!(r#", "filter": "{bad}""#)).place.ends_with("`filter.module`"), "{bad}");
+    }
+}
+
+#[test]
+fn a_list_in_etcd_names_no_file() {
+    for module in ["a.wasm", "/opt/a"] {
+        let text = format!(r#"{{"path": "/a.log", "topic": "t", "filter": "{module}"}}"#);
+        let problem = refusal(&text, &key());
+        assert!(problem.cause.contains("only a list in a local file"), "{problem}");
+        assert!(problem.fix.contains("weir module push"), "{problem}");
+    }
+}
+
+#[test]
+fn the_config_keeps_its_bytes() {
+    let spec = filter(r#"{"module": "m", "config": {"b": 1.50,  "a": [ ]}}"#);
+    assert_eq!(spec.config, br#"{"b": 1.50,  "a": [ ]}"#);
+    assert_eq!(filter(r#"{"module": "m", "config": null}"#).config, b"");
+}
+
+#[test]
+fn on_error_has_five_forms() {
+    let rule = |form: &str| filter(&format!(r#"{{"module": "m", "on_error": {form}}}"#)).on_error;
+    assert_eq!(rule(r#""quarantine""#), OnError::Quarantine);
+    assert_eq!(rule(r#""pass""#), OnError::Pass);
+    assert_eq!(rule(r#""drop""#), OnError::Drop);
+    assert_eq!(rule(r#""hold""#), OnError::Hold);
+    assert_eq!(rule(r#"{"dead_letter": "dead"}"#), OnError::DeadLetter(Topic::parse("dead").unwrap()));
+    for bad in [r#""ignore""#, r#"{"dead_letter": "a b"}"#, r#"{"dead_letter": 1}"#] {
+        let problem = refused_with(&format!(r#", "filter": {{"module": "m", "on_error": {bad}}}"#));
+        assert!(problem.place.ends_with("`filter.on_error`"), "{problem}");
+    }
+}
+
+#[test]
+fn unnamed_entries_of_one_path_are_told_apart_by_topic() {
+    let list = list(
+        r#"[{"path": "/a", "topic": "x"}, {"path": "/a", "topic": "y"}, {"path": "/b", "topic": "x"},
+            {"path": "/a", "topic": "y"}]"#,
+    );
+    assert_eq!(names(&list), ["/a", "/a@y", "/b", "/a@y"]);
+    let again = list.items[3].checked.as_ref().unwrap_err();
+    assert_eq!(again.problem.cause, "entry #2 is already called `/a@y`");
+}
+
+#[test]
+fn a_name_belongs_to_the_first_that_has_it() {
+    let list =
+        list(r#"[{"name": "n", "path": "/a", "topic": "x"}, {"name": "n", "path": "/b", "topic": "x"}]"#);
+    assert!(list.items[0].checked.is_ok());
+    assert_eq!(list.items[1].checked.as_ref().unwrap_err().problem.cause, "entry #1 is already called `n`");
+}
+
+#[test]
+fn mending_a_bad_entry_renames_no_other() {
+    let broken = list(r#"[{"path": "/a", "topic": "not a topic"}, {"path": "/a", "topic": "y"}]"#);
+    let mended = list(r#"[{"path": "/a", "topic": "x"}, {"path": "/a", "topic": "y"}]"#);
+    assert_eq!(names(&broken), names(&mended));
+}
+
+#[test]
+fn one_bad_entry_does_not_stop_the_good_ones() {
+    let list = list(
+        r#"[{"path": "/a", "topic": "x"}, 7, {"path": "b", "topic": "x"}, {"path": "/c", "topic": "x"}]"#,
+    );
+    let good: Vec<bool> = list.items.iter().map(|item| item.checked.is_ok()).collect();
+    assert_eq!(good, [true, false, false, true]);
+    assert_eq!(list.items[1].name(), "#2");
+    let refused = list.items[2].checked.as_ref().unwrap_err();
+    assert_eq!((refused.name.as_str(), refused.path.as_str(), refused.topic.as_str()), ("b", "b", "x"));
+}
+
+#[test]
+fn paths_that_cannot_be_followed_are_refused() {
+    for path in ["", "a.log", "./a.log", "/var/../a.log", "/var/log/", "/a[", "/a{b", "/a\\u0000b"] {
+        let problem = refusal(&format!(r#"{{"path": "{path}", "topic": "t"}}"#), &file());
+        assert!(problem.place.ends_with("`path`"), "{path}: {problem}");
+    }
+    assert!(refused_with(r#", "exclude": ["["]"#).place.ends_with("`exclude`"));
+    assert_eq!(refusal(r#"{"topic": "t"}"#, &file()).cause, "there is no `path`");
+    assert_eq!(refusal(r#"{"path": "/a"}"#, &file()).cause, "there is no `topic`");
+    assert!(refusal(r#"{"path": "/a", "topic": "a b"}"#, &file()).place.ends_with("`topic`"));
+}
+
+#[test]
+fn sizes_and_times_have_bounds() {
+    assert_eq!(entry(r#", "line_bytes_max": "1023 KiB""#).line_bytes_max, (1 << 20) - 1024);
+    for more in [
+        r#""line_bytes_max": "1MiB""#,
+        r#""line_bytes_max": 15"#,
+        r#""line_bytes_max": "1 MB""#,
+        r#""line_bytes_max": "99999999999999999999""#,
+        r#""read_bytes_per_second": 1023"#,
+        r#""filter": {"module": "m", "timeout_ms": 0}"#,
+        r#""filter": {"module": "m", "timeout_ms": 10001}"#,
+        r#""filter": {"module": "m", "memory": 1048575}"#,
+        r#""filter": {"module": "m", "memory": "2GiB"}"#,
+    ] {
+        let problem = refused_with(&format!(", {more}"));
+        let field = problem.place.rsplit('`').nth(1).unwrap_or_default().to_string();
+        let last = field.rsplit('.').next().unwrap_or_default();
+        assert!(!last.is_empty() && more.contains(last), "{problem}");
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_named_with_its_place() {
+    let text = "[\n  {\"path\": \"/a\", \"topic\": \"t\"},\n  {\"path\": \"/b\",\n   \"Topic\": 7}\n]";
+    let list = list(text);
+    let problem = &list.items[1].checked.as_ref().unwrap_err().problem;
+    assert_eq!(problem.place, "/etc/weir/collect.json:4:13, entry #2 (/b), `Topic`");
+    assert_eq!(problem.cause, "invalid type: integer `7`, expected a string");
+    let twice = refusal(r#"{"path": "/a", "log_path": "/b", "topic": "t"}"#, &key());
+    assert_eq!(twice.cause, "`path` is given twice");
+    assert!(twice.place.starts_with("etcd key /weir/web1/collect, line 1, column 29, "), "{twice}");
+    assert!(refused_with(r#", "filter": 7"#).cause.contains("a module's name or an object"));
+}
+
+#[test]
+fn what_is_no_list_is_an_error_with_line_and_column() {
+    let broken = parse(b"[\n {\"path\": }\n]", &file()).unwrap_err();
+    assert_eq!(broken.place, "/etc/weir/collect.json:2:11");
+    assert_eq!(broken.cause, "expected value");
+    assert!(parse(b"{}", &key()).unwrap_err().fix.contains("an array such as"));
+    assert!(parse(b" ", &key()).unwrap_err().fix.contains("[]"));
+    assert!(parse(b"[] []", &key()).is_err());
+    assert!(parse(b"null", &key()).is_err());
+    assert_eq!(parse(b"[\n\"\xff\"]", &file()).unwrap_err().place, "/etc/weir/collect.json:2:2");
+    assert!(parse(b"\xef\xbb\xbf[]", &file()).unwrap().items.is_empty());
+}
+
+#[test]
+fn the_shipped_schema_is_the_one_of_the_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/collect.schema.json");
+    let now = format!("{:#}\n", schema());
+    if std::env::var_os("WEIR_WRITE_SCHEMA").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let shipped = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(shipped, now, "write it again: WEIR_WRITE_SCHEMA=1 cargo test -p weir --lib shipped_schema");
+}
+
+#[test]
+fn the_schema_knows_every_option() {
+    let schema = schema();
+    let of = |name: &str| {
+        schema["$defs"][name]["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(of("Entry"), raw::names_of::<raw::RawEntry>());
+    assert!(of("Filter").contains(&"config".into()));
+    assert_eq!(schema["$defs"]["Entry"]["required"], serde_json::json!(["path", "topic"]));
+}
+
+/// Text that is nearly a list.
+fn nearly_a_list() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        Just("path".to_string()),
+        Just("Topic".into()),
+        Just("filter".into()),
+        Just("module".into()),
+        Just("/a*[".into()),
+        Just("line_bytes_max".into()),
+        ".{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        word.clone().prop_map(Into::into),
+    ];
+    let value = leaf.prop_recursive(4, 32, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            proptest::collection::vec((word.clone(), inner), 0..6)
+                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    });
+    proptest::collection::vec(value, 0..4).prop_map(|values| serde_json::Value::Array(values).to_string())
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let _ = parse(&text, &file());
+    }
+
+    #[test]
+    fn no_list_makes_it_panic(text in nearly_a_list(), cut in 0usize..400) {
+        let list = parse(text.as_bytes(), &key()).unwrap();
+        let names: HashSet<_> = list.items.iter().filter_map(|item| item.checked.as_ref().ok()).map(|e| &e.name).collect();
+        prop_assert_eq!(names.len(), list.items.iter().filter(|item| item.checked.is_ok()).count());
+        let _ = parse(&text.as_bytes()[..cut.min(text.len())], &file());
+    }
+}
