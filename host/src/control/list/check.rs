@@ -265,7 +265,7 @@ fn module<'a>(named: String, origin: &Origin) -> Result<ModuleRef, Fault<'a>> {
 }
 
 /// A tag is 1 to 128 of `[a-zA-Z0-9._-]`, and no name of a file.
-pub(in crate::control) fn check_tag(name: &str) -> Result<(), String> {
+pub(crate) fn check_tag(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > TAG_BYTES_MOST || !name.chars().all(fits) || name.ends_with(".wasm") {
         return Err(format!(

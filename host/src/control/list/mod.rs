@@ -18,6 +18,7 @@ use crate::model::{Entry, EntryName, Problem};
 mod check;
 mod raw;
 
+pub(super) use check::check_tag;
 pub use raw::schema;
 
 /// Where a list stands.

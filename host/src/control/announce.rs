@@ -1,0 +1,287 @@
+//! Says in etcd what this agent runs, for the fleet to see.
+//!
+//! In: the [`Board`]. Out: `<agents_prefix><name>` under a lease, written on change and not too often,
+//! and `<agents_prefix>seen/<name>`, which outlives it. Absent by design: line content, error texts and
+//! causes: they stay on the host.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
+
+use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::backoff::Backoff;
+use super::client;
+use super::error::ControlError;
+use super::{ListSource, ListState};
+use crate::config::{EtcdSettings, Settings};
+use crate::status::{Board, EntryState, EntryStatus, FilterState};
+
+/// Seconds. So long the status stays when the agent is gone.
+const LEASE_SECONDS: i64 = 60;
+/// Three tries fit in the lease.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
+/// The record that outlives the lease is written again so often even if nothing changes.
+const SEEN_EVERY: Duration = Duration::from_secs(600);
+/// Entries in one status, so that it stays far below the 1.5 MiB of a request.
+const ENTRIES_MOST: usize = 2000;
+
+/// How often the board is looked at, and the status written.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    look: Duration,
+    write: Duration,
+}
+
+const PACE: Pace = Pace { look: Duration::from_secs(2), write: Duration::from_secs(10) };
+
+/// Announces until it is dropped; returns at once where the list is not in etcd.
+pub async fn run(board: Board, settings: Settings) {
+    if let ListSource::Etcd(etcd) = &settings.list {
+        announce(&board, &settings.agent.name, etcd, PACE).await;
+    }
+}
+
+async fn announce(board: &Board, name: &str, etcd: &EtcdSettings, pace: Pace) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    let mut said = None;
+    loop {
+        let begun = Instant::now();
+        let Err(error) = session(board, name, etcd, pace).await;
+        if begun.elapsed() > KEEP_ALIVE_EVERY {
+            backoff.reset();
+        }
+        let cause = error.chain();
+        if said.as_ref() != Some(&cause) {
+            tracing::warn!(%cause, "the status key cannot be written; trying again");
+            said = Some(cause);
+        }
+        sleep(backoff.after_failure()).await;
+    }
+}
+
+async fn session(
+    board: &Board,
+    name: &str,
+    etcd: &EtcdSettings,
+    pace: Pace,
+) -> Result<Infallible, ControlError> {
+    let client = client::connect(etcd).await?;
+    let mut lease = Lease::grant(&client).await?;
+    let (status_key, seen_key) =
+        (format!("{}{name}", etcd.agents_prefix), format!("{}seen/{name}", etcd.agents_prefix));
+    let mut kv = client::kv(&client);
+    let mut last: Option<(Announcement, Instant)> = None;
+    loop {
+        lease.keep().await?;
+        let now = Announcement::of(board);
+        let due = last.as_ref().is_none_or(|(old, at)| {
+            at.elapsed() > SEEN_EVERY || (at.elapsed() >= pace.write && !old.tells_the_same_as(&now))
+        });
+        if due {
+            let under_lease = PutOptions::new().with_lease(lease.keeper.id());
+            let txn = Txn::new().and_then([
+                TxnOp::put(status_key.as_str(), json(&now), Some(under_lease)),
+                TxnOp::put(seen_key.as_str(), json(&Seen::of(&now)), None),
+            ]);
+            client::call(&format!("write {status_key}"), kv.txn(txn)).await?;
+            last = Some((now, Instant::now()));
+        }
+        sleep(pace.look).await;
+    }
+}
+
+/// A lease that is kept by hand: the client library has no loop for it.
+struct Lease {
+    keeper: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+    kept: Instant,
+}
+
+impl Lease {
+    async fn grant(client: &Client) -> Result<Self, ControlError> {
+        let mut leases = client.lease_client();
+        let granted = client::call("get a lease", leases.grant(LEASE_SECONDS, None)).await?;
+        let (keeper, answers) = client::call("keep the lease", leases.keep_alive(granted.id())).await?;
+        Ok(Self { keeper, answers, kept: Instant::now() })
+    }
+
+    async fn keep(&mut self) -> Result<(), ControlError> {
+        if self.kept.elapsed() < KEEP_ALIVE_EVERY {
+            return Ok(());
+        }
+        client::call("keep the lease", self.keeper.keep_alive()).await?;
+        let answer = client::call("keep the lease", self.answers.message()).await?;
+        if answer.is_none_or(|answer| answer.ttl() <= 0) {
+            return Err(ControlError::WatchEnded("the lease of the status key ran out".into()));
+        }
+        self.kept = Instant::now();
+        Ok(())
+    }
+}
+
+/// What the fleet may know of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Announcement {
+    version: String,
+    /// Seconds since 1970.
+    started: u64,
+    /// Whether any list was applied yet.
+    ready: bool,
+    /// Of the list as applied.
+    revision: i64,
+    list: ListState,
+    /// How many problems the list has.
+    problems: usize,
+    entries: Vec<EntryWord>,
+    /// Entries that are not shown.
+    more: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct EntryWord {
+    name: String,
+    state: EntryState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<FilterWord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct FilterWord {
+    digest: String,
+    state: FilterState,
+}
+
+/// What stays when the agent is gone.
+#[derive(Serialize)]
+struct Seen<'a> {
+    when: String,
+    version: &'a str,
+    revision: i64,
+}
+
+impl Announcement {
+    fn of(board: &Board) -> Self {
+        let status = board.status();
+        let word = |entry: &EntryStatus| EntryWord {
+            name: entry.name.clone(),
+            state: entry.state,
+            filter: entry.filter.as_ref().map(|f| FilterWord { digest: f.digest.clone(), state: f.state }),
+        };
+        Self {
+            version: status.agent.version,
+            started: status.agent.started,
+            ready: board.ready(),
+            revision: status.list.revision,
+            list: status.list.state,
+            problems: status.list.problems.len(),
+            entries: status.entries.iter().take(ENTRIES_MOST).map(word).collect(),
+            more: status.entries.len().saturating_sub(ENTRIES_MOST),
+        }
+    }
+
+    /// An entry goes to and fro between following and catching up all day; a fleet that wrote each
+    /// time would keep etcd busy.
+    fn tells_the_same_as(&self, other: &Self) -> bool {
+        let quiet = |announcement: &Self| {
+            let mut quiet = announcement.clone();
+            for entry in quiet.entries.iter_mut().filter(|entry| entry.state == EntryState::CatchingUp) {
+                entry.state = EntryState::Following;
+            }
+            quiet
+        };
+        quiet(self) == quiet(other)
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn of(announcement: &'a Announcement) -> Self {
+        let when = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        Self { when, version: &announcement.version, revision: announcement.revision }
+    }
+}
+
+fn json(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a record of text and numbers is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Etcd, settings_of, until};
+    use super::*;
+    use crate::model::{EntryName, Lines, Problem};
+    use crate::status::{EntryReport, Figures, FilterStatus, ListStatus};
+
+    fn board(state: EntryState) -> Board {
+        let board = Board::new("web1");
+        let name = EntryName("app".into());
+        let filter = FilterStatus {
+            digest: "sha256:1".into(),
+            cause: "secret cause".into(),
+            ..FilterStatus::default()
+        };
+        let status = EntryStatus {
+            name: name.to_string(),
+            path: "/a".into(),
+            topic: "t".into(),
+            state,
+            cause: "secret cause".into(),
+            files: 1,
+            lag_bytes: 0,
+            lag_seconds: 0.0,
+            lines: Lines::default(),
+            filter: Some(filter),
+        };
+        board.entry(&name, || EntryReport { status, figures: Figures::default() });
+        let problems = vec![Problem::new("here", "secret cause", "")];
+        board.set_list(ListStatus { revision: 7, problems, ..ListStatus::default() }, vec![name], vec![]);
+        board
+    }
+
+    #[test]
+    fn a_status_has_states_and_no_texts() {
+        let json = String::from_utf8(json(&Announcement::of(&board(EntryState::Stalled)))).unwrap();
+        assert!(json.contains(
+            r#""entries":[{"name":"app","state":"stalled","filter":{"digest":"sha256:1","state":"failed"}}]"#
+        ));
+        assert!(json.contains(r#""revision":7,"list":"current","problems":1"#), "{json}");
+        assert!(!json.contains("secret"), "{json}");
+    }
+
+    #[test]
+    fn catching_up_is_no_news() {
+        let of = |state| Announcement::of(&board(state));
+        assert!(of(EntryState::Following).tells_the_same_as(&of(EntryState::CatchingUp)));
+        assert!(!of(EntryState::Following).tells_the_same_as(&of(EntryState::Holding)));
+    }
+
+    #[tokio::test]
+    async fn the_status_stands_under_a_lease_and_its_shadow_does_not() {
+        let etcd = Etcd::start();
+        let settings = settings_of(&etcd);
+        let board = board(EntryState::Following);
+        let pace = Pace { look: Duration::from_millis(20), write: Duration::from_millis(20) };
+        let task = tokio::spawn({
+            let (board, settings) = (board.clone(), settings.clone());
+            async move { announce(&board, "web1", &settings, pace).await }
+        });
+        let read = async |key: &str| {
+            let client = client::connect(&settings).await.unwrap();
+            client::kv(&client)
+                .get(key, None)
+                .await
+                .unwrap()
+                .kvs()
+                .first()
+                .map(|kv| (kv.lease(), kv.value().to_vec()))
+        };
+        until(async || read("/weir/agents/web1").await.is_some()).await;
+        assert_ne!(read("/weir/agents/web1").await.unwrap().0, 0);
+        assert_eq!(read("/weir/agents/seen/web1").await.unwrap().0, 0);
+        board.set_list(ListStatus { revision: 8, ..ListStatus::default() }, vec![], vec![]);
+        let says = |value: &[u8], what: &str| String::from_utf8_lossy(value).contains(what);
+        until(async || says(&read("/weir/agents/web1").await.unwrap().1, r#""revision":8"#)).await;
+        task.abort();
+    }
+}
