@@ -449,6 +449,18 @@ mod tests {
     }
 
     #[test]
+    fn it_is_opened_again_after_a_failure() {
+        let (dir, names) = (TempDir::new().unwrap(), names());
+        let quarantine = open(&dir, ROOMY);
+        quarantine.append(&[line(&names, 0, b"one")]).unwrap();
+        let failed = quarantine.with("writing to", |_| Err::<(), _>(redb::Error::PreviousIo));
+        assert!(matches!(failed, Err(QuarantineError::Store { operation: "writing to", .. })), "{failed:?}");
+        assert!(quarantine.lock().store.is_none());
+        quarantine.append(&[line(&names, 4, b"two")]).unwrap();
+        assert_eq!(quarantine.list(0, 10).unwrap().len(), 2);
+    }
+
+    #[test]
     fn nobody_else_may_look_into_the_directory() {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("quarantine")).unwrap();

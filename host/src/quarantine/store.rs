@@ -39,6 +39,13 @@ const ROW_BYTES: usize = 16;
 #[derive(Debug)]
 pub(super) struct Store(Database);
 
+/// A line that has an id and is not written yet.
+struct New<'a> {
+    id: u64,
+    item: Vec<u8>,
+    line: &'a [u8],
+}
+
 /// What became of lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Appended {
@@ -79,10 +86,8 @@ impl Store {
     /// was told to trust.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let created = !path.exists();
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create(path)?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(path)?;
         let store = Self(database);
         store.write(|transaction| {
             transaction.open_table(ITEMS)?;
@@ -101,7 +106,7 @@ impl Store {
     pub(super) fn append(&self, lines: &[SetAside<'_>], now: u64, limit: u64) -> Result<Appended, Error> {
         let transaction = self.0.begin_write()?;
         let new = register(&transaction, lines, now)?;
-        let wanted = new.iter().map(|(_, item, line)| cost(item, line)).sum();
+        let wanted = new.iter().map(|row| cost(&row.item, row.line)).sum();
         let used = total(&transaction)?;
         if used.saturating_add(wanted) > limit && wanted > 0 {
             transaction.abort()?;
@@ -166,7 +171,7 @@ fn register<'a>(
     transaction: &WriteTransaction,
     lines: &[SetAside<'a>],
     now: u64,
-) -> Result<Vec<(u64, Vec<u8>, &'a [u8])>, Error> {
+) -> Result<Vec<New<'a>>, Error> {
     let mut places = transaction.open_table(PLACES)?;
     let mut sums = transaction.open_table(SUMS)?;
     let mut next = sums.get(NEXT)?.map_or(1, |next| next.value());
@@ -178,7 +183,7 @@ fn register<'a>(
         }
         places.insert(place, next)?;
         let item = serde_json::to_vec(&Item::new(next, now, line)).expect("an item is text and numbers");
-        new.push((next, item, line.line));
+        new.push(New { id: next, item, line: line.line });
         next += 1;
     }
     sums.insert(NEXT, next)?;
@@ -186,12 +191,12 @@ fn register<'a>(
 }
 
 /// Writes what [`register`] returned.
-fn store(transaction: &WriteTransaction, new: &[(u64, Vec<u8>, &[u8])]) -> Result<(), Error> {
+fn store(transaction: &WriteTransaction, new: &[New<'_>]) -> Result<(), Error> {
     let mut items = transaction.open_table(ITEMS)?;
     let mut lines = transaction.open_table(LINES)?;
-    for (id, item, line) in new {
-        items.insert(id, item.as_slice())?;
-        lines.insert(id, line)?;
+    for row in new {
+        items.insert(row.id, row.item.as_slice())?;
+        lines.insert(row.id, row.line)?;
     }
     Ok(())
 }

@@ -1,0 +1,138 @@
+//! The Unix socket: who may ask, how its name is taken, and how a command asks.
+//!
+//! The socket's mode is 0600, and whoever connects must be root or the agent's own user.
+
+use std::error::Error;
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::AdminError;
+use super::http::STATUS_PATH;
+use crate::status::Status;
+
+/// How long a command waits for the agent's answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// The longest answer a command reads: some 100,000 entries. Bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A bound socket under its name.
+#[derive(Debug)]
+pub(super) struct Socket {
+    listener: UnixListener,
+    name: Name,
+}
+
+/// The name of a socket of ours. Dropping it removes it, unless somebody else has it by now.
+#[derive(Debug)]
+pub(super) struct Name {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Socket {
+    /// Takes `path`: it is bound under another name, closed to others, then moved there, so that
+    /// nobody ever finds it open or missing. What an agent that is gone left there is replaced.
+    pub(super) async fn bind(path: &Path) -> Result<Self, AdminError> {
+        let fail = |source| AdminError::Socket { path: path.to_path_buf(), source };
+        if let Some(dir) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+        }
+        check_free(path).await?;
+        let new = path.with_added_extension("new");
+        check_free(&new).await?;
+        remove(&new).map_err(fail)?;
+        let listener = UnixListener::bind(&new).map_err(fail)?;
+        std::fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(fail)?;
+        std::fs::rename(&new, path).map_err(fail)?;
+        let inode = inode(path).map_err(fail)?;
+        Ok(Self { listener, name: Name { path: path.to_path_buf(), inode } })
+    }
+
+    /// What accepts connections, and what keeps its name.
+    pub(super) fn split(self) -> (UnixListener, Name) {
+        (self.listener, self.name)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, socket = %self.path.display(), "the socket could not be removed");
+        }
+    }
+}
+
+/// Whether whoever connected is root or the agent's own user.
+pub(super) fn is_own(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+/// Fails unless nothing has the name, or a socket that nobody listens on.
+async fn check_free(path: &Path) -> Result<(), AdminError> {
+    let fail = |source| AdminError::Socket { path: path.to_path_buf(), source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(AdminError::NotASocket { path: path.to_path_buf() });
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // A full queue has a listener, too.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(fail(error)),
+        _ => Err(AdminError::InUse { path: path.to_path_buf() }),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// Asks the agent that listens on `socket` for its status.
+pub async fn fetch_status(socket: &Path) -> Result<Status, AdminError> {
+    let silent = |source| AdminError::Silent { path: socket.to_path_buf(), source };
+    let answer = |cause| AdminError::Answer { path: socket.to_path_buf(), cause };
+    let stream = UnixStream::connect(socket).await.map_err(silent)?;
+    let body = tokio::time::timeout(ANSWER_MAX, get(stream, STATUS_PATH))
+        .await
+        .map_err(|_| silent(io::ErrorKind::TimedOut.into()))?
+        .map_err(|error| answer(error.to_string()))?;
+    serde_json::from_slice(&body).map_err(|error| answer(error.to_string()))
+}
+
+/// One request on a connection of its own.
+async fn get(stream: UnixStream, path: &str) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new())?;
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
+        if status == StatusCode::OK { Ok(body) } else { Err(format!("HTTP status {status}").into()) }
+    };
+    // The connection ends when its sender is dropped; if it fails, so does the answer.
+    tokio::join!(answer, connection).0
+}

@@ -1,0 +1,61 @@
+//! `weir status`: is everything delivered?
+//!
+//! In: the status of this host's agent, asked for on its socket. Out: one screen, or JSON.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context;
+
+use super::Common;
+use crate::admin;
+
+mod text;
+
+/// Where a systemd unit with `RuntimeDirectory=weir` has its socket.
+const SOCKET: &str = "/run/weir/weir.sock";
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print it for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs it.
+pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let socket = socket(common)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(admin::fetch_status(&socket)).with_context(|| advice(&socket))?;
+    let shown = if args.json {
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
+        let colours =
+            io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        text::render(&status, now, colours)
+    };
+    match io::stdout().lock().write_all(shown.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing the status"),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Where the agent listens.
+fn socket(common: &Common) -> anyhow::Result<PathBuf> {
+    let state = common.state_dir.as_ref().map(|dir| dir.join("weir.sock"));
+    Ok(state.unwrap_or_else(|| SOCKET.into()))
+}
+
+/// What to do when no agent answers.
+fn advice(socket: &Path) -> String {
+    format!(
+        "no status from {}: is `weir run` running, as this user or with this command run as root, \
+         and with the same --config?",
+        socket.display()
+    )
+}
