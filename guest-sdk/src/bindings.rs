@@ -1,0 +1,11 @@
+//! Generated from `wit/filter.wit`.
+
+#![allow(unsafe_code, missing_docs, unreachable_pub)]
+
+wit_bindgen::generate!({
+    path: "wit",
+    world: "line-filter",
+    pub_export_macro: true,
+    default_bindings_module: "weir_guest::bindings",
+    runtime_path: "::wit_bindgen::rt",
+});
