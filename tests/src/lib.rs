@@ -1,1 +1,33 @@
-//! placeholder
+//! The harness of weir's tests: everything around the agent is real.
+//!
+//! - [`kafka`]: an Apache Kafka, shared by a test binary or private to a test; [`topic`] reads it
+//!   back with a consumer of its own.
+//! - [`etcd`]: the same for etcd.
+//! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them.
+//! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
+//! - [`guests`]: filters, built once.
+//!
+//! Whatever is started here ends with the test process, however that ends ([`process`]), and
+//! works in a directory that goes with it ([`scratch`]). Nothing sleeps and hopes: [`wait`].
+//! Absent by design: anything of the agent's own code.
+
+pub mod etcd;
+pub mod guests;
+pub mod http;
+pub mod kafka;
+pub mod lines;
+pub mod metrics;
+pub mod ports;
+pub mod process;
+pub mod scratch;
+pub mod topic;
+pub mod wait;
+pub mod weir;
+
+use std::path::PathBuf;
+
+/// The folder of the workspace.
+pub fn workspace() -> PathBuf {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests/ lies in the workspace").to_path_buf()
+}

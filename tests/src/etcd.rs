@@ -1,0 +1,187 @@
+//! A real etcd (Debian's), one node, on free ports of 127.0.0.1.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Client, EventType, GetOptions, WatchOptions};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::process::Process;
+use crate::wait::{SOON, eventually};
+use crate::{ports, scratch};
+
+/// For one request.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// An etcd with a data directory of its own. It is killed, and its data removed, on drop.
+#[derive(Debug)]
+pub struct Etcd {
+    dir: TempDir,
+    port: u16,
+    peer_port: u16,
+    runtime: Runtime,
+    process: Mutex<Option<Process>>,
+}
+
+/// A change that a watch saw: the key, and its value or `None` where it was deleted.
+pub type Change = (String, Option<Vec<u8>>);
+
+impl Etcd {
+    /// The etcd that all tests of this process share; each uses keys of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Etcd> = OnceLock::new();
+        SHARED.get_or_init(Self::private)
+    }
+
+    /// An etcd for one test: to stop, start, pause, compact.
+    pub fn private() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let etcd = Self {
+            dir: scratch::dir("etcd"),
+            port: ports::free(),
+            peer_port: ports::free(),
+            runtime: runtime.expect("a runtime"),
+            process: Mutex::new(None),
+        };
+        etcd.start();
+        etcd
+    }
+
+    /// Its address, as weir's settings and `etcdctl` take it.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Writes a key; the revision.
+    #[track_caller]
+    pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
+        let put = self.request(async |mut client| client.put(key, value, None).await);
+        put.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Reads a key.
+    #[track_caller]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let got = self.request(async |mut client| client.get(key, None).await);
+        got.kvs().first().map(|kv| kv.value().to_vec())
+    }
+
+    /// Keys that begin with `prefix`, in order.
+    #[track_caller]
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let options = GetOptions::new().with_prefix().with_keys_only();
+        let got = self.request(async |mut client| client.get(prefix, Some(options)).await);
+        got.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned()).collect()
+    }
+
+    /// Deletes a key; the revision.
+    #[track_caller]
+    pub fn delete(&self, key: &str) -> i64 {
+        let deleted = self.request(async |mut client| client.delete(key, None).await);
+        deleted.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Forgets what was before `revision`.
+    #[track_caller]
+    pub fn compact(&self, revision: i64) {
+        self.request(async |mut client| client.compact(revision, None).await);
+    }
+
+    /// What changes under `prefix` from now on. The watch is in place on return.
+    #[track_caller]
+    pub fn watch(&self, prefix: &str) -> Receiver<Change> {
+        let options = WatchOptions::new().with_prefix();
+        let mut stream = self.request(async |mut client| client.watch(prefix, Some(options)).await);
+        let (changes, inbox) = channel();
+        self.runtime.spawn(async move {
+            while let Ok(Some(response)) = stream.message().await {
+                for event in response.events() {
+                    let Some(kv) = event.kv() else { continue };
+                    let value = (event.event_type() == EventType::Put).then(|| kv.value().to_vec());
+                    let key = String::from_utf8_lossy(kv.key()).into_owned();
+                    if changes.send((key, value)).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        inbox
+    }
+
+    /// Starts it again on the same data and port.
+    #[track_caller]
+    pub fn start(&self) {
+        let client = format!("http://{}", self.endpoint());
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let mut command = Command::new("etcd");
+        command.current_dir(self.dir.path()).args(["--name=weir", "--data-dir=data", "--logger=zap"]);
+        command.args(["--heartbeat-interval=50", "--election-timeout=500"]);
+        for (flag, value) in [
+            ("listen-client-urls", &client),
+            ("advertise-client-urls", &client),
+            ("listen-peer-urls", &peer),
+            ("initial-advertise-peer-urls", &peer),
+            ("initial-cluster", &format!("weir={peer}")),
+        ] {
+            command.arg(format!("--{flag}={value}"));
+        }
+        let mut process = Process::start("etcd", command, &self.log());
+        let answer = || {
+            assert!(process.ended().is_none(), "etcd ended at its start\n{}", process.tail());
+            self.try_request(async |mut client| client.get("/", None).await).map(|_| ())
+        };
+        eventually(SOON, "etcd to answer", answer, Result::is_ok).expect("it answered");
+        *self.process() = Some(process);
+    }
+
+    /// Stops it in good order.
+    #[track_caller]
+    pub fn stop(&self) {
+        let mut process = self.process().take().expect("etcd runs");
+        process.signal(libc::SIGTERM);
+        process.wait(SOON);
+    }
+
+    /// Freezes it: connections stay, nothing answers.
+    #[track_caller]
+    pub fn pause(&self) {
+        self.process().as_mut().expect("etcd runs").pause();
+    }
+
+    /// Lets it go on.
+    #[track_caller]
+    pub fn resume(&self) {
+        self.process().as_mut().expect("etcd runs").resume();
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("etcd.log")
+    }
+
+    #[track_caller]
+    fn request<T, F>(&self, ask: impl FnOnce(Client) -> F) -> T
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        self.try_request(ask).unwrap_or_else(|error| panic!("ask etcd: {error}"))
+    }
+
+    /// A connection a request: nothing to mend after a restart.
+    fn try_request<T, F>(&self, ask: impl FnOnce(Client) -> F) -> Result<T, String>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let talk = async { ask(Client::connect([self.endpoint()], None).await?).await };
+        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, talk).await });
+        answer.map_err(|_| format!("no answer within {ANSWER:?}"))?.map_err(|error| error.to_string())
+    }
+}
