@@ -1,6 +1,45 @@
 //! The tests of the whole: an agent as a process between real files, a real etcd and a real Kafka.
 //!
 //! A test is a sentence. What it says is done by the harness, `weir-tests`, and what the agent
-//! promises is taken from outside: from the topic, from etcd, from its status and its metrics.
+//! promises is judged from outside: from the topic, from etcd, from its status and its metrics.
 
+mod bench;
+mod cli;
+mod control;
+mod delivery;
+mod filter;
 mod harness;
+mod rotation;
+mod shutdown;
+mod tidy;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use weir_tests::etcd::Etcd;
+use weir_tests::kafka::Kafka;
+use weir_tests::weir::Weir;
+
+/// For a million lines on a busy machine.
+const LONG: Duration = Duration::from_secs(120);
+
+/// A host whose agent produces to the shared Kafka.
+fn host() -> Weir {
+    unconnected().kafka(&Kafka::shared().brokers())
+}
+
+/// A host whose agent knows no Kafka yet.
+fn unconnected() -> Weir {
+    Weir::new(env!("CARGO_BIN_EXE_weir").as_ref())
+}
+
+/// A host steered from the shared etcd; `key` is its collect key.
+fn steered(key: &str) -> Weir {
+    host().etcd(&Etcd::shared().endpoint(), key)
+}
+
+/// Puts a list into the shared etcd.
+#[track_caller]
+fn put_list(key: &str, list: &Value) {
+    Etcd::shared().put(key, list.to_string());
+}

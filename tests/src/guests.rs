@@ -27,17 +27,22 @@ pub fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// The same module under another digest: a custom section named `weir-tests` with `mark` in it is
-/// put behind. It does what it did.
-pub fn variant(module: &[u8], mark: u32) -> Vec<u8> {
-    let name = b"weir-tests";
-    let body_bytes = 1 + name.len() + 4;
-    let mut bytes = module.to_vec();
-    // Section id 0 is custom; both lengths fit one LEB128 byte.
-    bytes.extend([0, body_bytes as u8, name.len() as u8]);
-    bytes.extend_from_slice(name);
-    bytes.extend_from_slice(&mark.to_le_bytes());
-    bytes
+/// What stands in `guest_stamp` before the digits of its version.
+const STAMP_MARKER: &[u8] = b"weir-stamp-version:";
+/// How many digits there are.
+const STAMP_DIGITS: usize = 13;
+
+/// The filter that puts `VERSION` and a blank before each line, with `version` (from 1) in it.
+/// Each version is a module of its own, made from one build.
+#[track_caller]
+pub fn stamp(version: u64) -> Vec<u8> {
+    let mut module = bytes("guest_stamp");
+    let places = module.windows(STAMP_MARKER.len()).enumerate();
+    let places: Vec<_> = places.filter(|(_, window)| *window == STAMP_MARKER).map(|(at, _)| at).collect();
+    let [place] = places[..] else { panic!("guest_stamp has its version in {} places", places.len()) };
+    let digits = place + STAMP_MARKER.len()..place + STAMP_MARKER.len() + STAMP_DIGITS;
+    module[digits].copy_from_slice(format!("{version:0STAMP_DIGITS$}").as_bytes());
+    module
 }
 
 #[track_caller]

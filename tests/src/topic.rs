@@ -90,20 +90,38 @@ impl Topic {
         records
     }
 
+    /// How many records are on it now.
+    #[track_caller]
+    pub fn count_all(&self) -> u64 {
+        let mut count = 0;
+        self.consumer().to_end(|_| count += 1);
+        count
+    }
+
     /// Waits until every expected line was found, or the deadline passed; then reads to the end as
     /// it is by now. A repeat that comes later still is not seen: stop the agent before.
     #[track_caller]
     pub fn verdict(&self, expected: &[Expected], within: Duration) -> Verdict {
         let mut tally = Tally::of(expected);
+        self.tally(&mut tally, within);
+        tally.verdict()
+    }
+
+    /// The same into a tally that may know other topics too.
+    #[track_caller]
+    pub fn tally(&self, tally: &mut Tally, within: Duration) {
         let mut consumer = self.consumer();
         consumer.each(within, |message| {
             tally.see(message.partition(), message.payload().unwrap_or_default());
             if tally.missing() == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        consumer.to_end(|message| {
-            tally.see(message.partition(), message.payload().unwrap_or_default());
-        });
-        tally.verdict()
+        consumer.tally_to_end(tally);
+    }
+
+    /// Counts what is on it now.
+    #[track_caller]
+    pub fn tally_now(&self, tally: &mut Tally) {
+        self.consumer().tally_to_end(tally);
     }
 }
 
@@ -156,6 +174,13 @@ impl Consumer {
         let (topic, got) = (&self.topic, records.len());
         assert!(all, "{got} of {count} records on {topic} within {within:?}; the last is {last:?}");
         records
+    }
+
+    #[track_caller]
+    fn tally_to_end(&mut self, tally: &mut Tally) {
+        self.to_end(|message| {
+            tally.see(message.partition(), message.payload().unwrap_or_default());
+        });
     }
 
     /// Hands out what is on the topic beyond what was handed out, up to the end as it is now.

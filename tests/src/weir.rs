@@ -156,20 +156,23 @@ impl Weir {
     }
 
     /// Takes its list from a file with `list` in it; see [`Weir::put_list`].
-    pub fn list(self, list: &Value) -> Self {
+    pub fn list(&mut self, list: &Value) {
         self.put_list(list);
-        let file = self.list_file();
-        self.setting("collect", &format!("file = {file:?}"))
+        let file = format!("file = {:?}\n", self.list_file());
+        self.section("collect").replace_range(.., &file);
     }
 
     /// Adds lines to a section of `weir.toml`.
     pub fn setting(mut self, section: &str, lines: &str) -> Self {
+        writeln!(self.section(section), "{lines}").expect("memory takes every write");
+        self
+    }
+
+    fn section(&mut self, name: &str) -> &mut String {
         let Settings::Toml(sections) = &mut self.settings else {
             panic!("settings from a file of one's own take no sections");
         };
-        let body = sections.entry(section.into()).or_default();
-        writeln!(body, "{lines}").expect("memory takes every write");
-        self
+        sections.entry(name.into()).or_default()
     }
 
     /// Uses a settings file of its own, `config.ini` for instance, in place of `weir.toml`. What
@@ -383,14 +386,19 @@ impl Weir {
         line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("kB") * 1024
     }
 
-    /// The ids of its threads.
+    /// Its threads by id, with their names (the kernel keeps 15 bytes of them).
     #[track_caller]
-    pub fn threads(&self) -> BTreeSet<u32> {
-        let names = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
-        names.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+    pub fn threads(&self) -> BTreeMap<u32, String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let named = tasks.flatten().filter_map(|task| {
+            // It may end meanwhile.
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            Some((task.file_name().to_str()?.parse().ok()?, name.trim_end().to_owned()))
+        });
+        named.collect()
     }
 
-    /// The descriptors on which it has `path` open, each with its device and inode.
+    /// The descriptors on which it has `path` open.
     #[track_caller]
     pub fn descriptors(&self, path: &Path) -> BTreeSet<u32> {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
