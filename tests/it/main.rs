@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod control;
 mod delivery;
+mod dependencies;
 mod filter;
 mod harness;
 mod rotation;

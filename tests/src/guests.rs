@@ -48,8 +48,8 @@ pub fn stamp(version: u64) -> Vec<u8> {
 #[track_caller]
 fn build(name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target_dir =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target_dir = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let target_dir = workspace().join(target_dir);
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "-p", name]);
     command.current_dir(workspace()).arg("--target-dir").arg(&target_dir);

@@ -1,0 +1,48 @@
+# Each target does its own set-up: on Debian or Ubuntu with Rust, a fresh clone is enough.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test bench lint guests setup-build setup-lint setup-tools setup-test
+
+KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
+# Examples and misbehaving guests: each folder is a package.
+GUESTS := $(notdir $(wildcard examples/*)) $(addprefix guest_,$(notdir $(wildcard tests/guests/*)))
+
+help: ## This
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: setup-build ## See it work: a log, a filter, a broker, all in one process
+	@cargo run --quiet --package weir -- demo
+
+test: setup-test guests ## Everything: unit, doc and wasm tests; a real Kafka and a real etcd
+	cargo test --workspace
+
+bench: setup-test ## CPU time next to kcat, on the same file and broker
+	cargo test --release --package weir --test it -- --ignored --nocapture bench::
+
+lint: setup-lint ## Format, clippy and documentation, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+
+guests: setup-build
+	cargo build --quiet --profile guest --target wasm32-unknown-unknown $(addprefix --package=,$(GUESTS))
+
+setup-build:
+	@tests/setup.sh build
+
+setup-lint:
+	@tests/setup.sh lint
+
+setup-tools:
+	@tests/setup.sh test
+
+setup-test: setup-tools $(KAFKA_LIB)
+
+# The jars of Kafka and of all it needs; 43 MB.
+target/kafka/lib: tests/kafka/pom.xml | setup-tools
+	@echo "fetching Kafka"
+	@rm -rf $@ $@.part
+	@mvn --batch-mode --quiet --file $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+		-DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$@.part
+	@mv $@.part $@ && touch $@
