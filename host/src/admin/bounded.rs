@@ -189,8 +189,12 @@ mod tests {
             server.write_all(b"x").await.unwrap();
             client.read_exact(&mut [0]).await.unwrap();
         }
-        client.write_all(b"y").await.unwrap();
-        server.read_exact(&mut [0]).await.unwrap();
+        let answer = async {
+            tokio::task::yield_now().await;
+            client.write_all(b"y").await.unwrap();
+        };
+        let (read, ()) = tokio::join!(biased; async { server.read_exact(&mut [0]).await }, answer);
+        read.unwrap();
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! In: a [`Board`]. Out: answers to GET. Absent by design: changes of anything, line content,
 //! error texts of modules in `/metrics`, other hosts' agents.
 //!
-//! Neither listener can cost the agent more than a bounded number of connections: see [`bounded`].
+//! Neither listener can cost the agent more than a bounded number of connections: see `bounded`.
 
 use std::future::Future;
 use std::io;

@@ -133,7 +133,7 @@ pub enum QuarantineError {
     },
 }
 
-/// The lines set aside on this host. Its bytes on disk are bounded: see [`store::cost`].
+/// The lines set aside on this host. Its bytes on disk are bounded: see `store::cost`.
 #[derive(Debug)]
 pub struct Quarantine {
     path: PathBuf,

@@ -4,7 +4,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -18,6 +18,10 @@ mod text;
 /// Where a systemd unit with `RuntimeDirectory=weir` has its socket.
 const SOCKET: &str = "/run/weir/weir.sock";
 
+/// What to look at when no agent answers; the error behind it says where it was looked for.
+const NO_STATUS: &str =
+    "no status (is `weir run` running, with the same --config, and is this user root or its own?)";
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
@@ -30,7 +34,7 @@ pub struct StatusArgs {
 pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = socket(common)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(admin::fetch_status(&socket)).with_context(|| advice(&socket))?;
+    let status = runtime.block_on(admin::fetch_status(&socket)).context(NO_STATUS)?;
     let shown = if args.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
@@ -49,13 +53,4 @@ pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
 fn socket(common: &Common) -> anyhow::Result<PathBuf> {
     let state = common.state_dir.as_ref().map(|dir| dir.join("weir.sock"));
     Ok(state.unwrap_or_else(|| SOCKET.into()))
-}
-
-/// What to do when no agent answers.
-fn advice(socket: &Path) -> String {
-    format!(
-        "no status from {}: is `weir run` running, as this user or with this command run as root, \
-         and with the same --config?",
-        socket.display()
-    )
 }
