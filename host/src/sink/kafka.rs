@@ -47,7 +47,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
     // Chunks arrive as batches already; this much gathers those of a quiet file.
     ("linger.ms", "2"),
-    // Logs shrink to a fraction, for less CPU than sending the rest would take.
+    // Logs shrink to a fraction, for CPU that was within the noise of sending them as they are.
     ("compression.type", "lz4"),
     ("socket.keepalive.enable", "true"),
     // Nobody asked for figures of this host at the brokers; and destroying waits for a last push.

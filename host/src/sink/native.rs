@@ -563,3 +563,61 @@ impl Mock {
         self.0.bootstrap_servers()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::sink::{Buffer, Finished, Record};
+
+    fn board(records: usize) -> (Flights, Arc<Tally>, Ticket, Receiver<Finished>) {
+        let tally = Arc::new(Tally::default());
+        let flights = Flights::new(tally.clone());
+        let (done, back) = mpsc::channel();
+        let record = Record { start: 0, len: 0, buffer: Buffer::Read };
+        let chunk = Chunk { records: vec![record; records], ..Chunk::default() };
+        let home = Home::new(Arc::new(move |finished| drop(done.send(finished))));
+        let Ok(ticket) = flights.board(chunk, None, &home) else { panic!("there is room") };
+        (flights, tally, ticket, back)
+    }
+
+    fn reports(of: impl IntoIterator<Item = (u64, i32)>) -> Reports {
+        let mut reports = Reports::default();
+        of.into_iter().for_each(|(opaque, code)| reports.add(opaque, code));
+        reports
+    }
+
+    #[test]
+    fn reports_that_fit_no_flight_are_counted_and_free_nothing() {
+        let (flights, tally, ticket, _back) = board(1);
+        let (other_slot, other_generation) = (1 << 44, 1 << 28);
+        let strange = reports([(ticket.opaque(0) + other_slot, 0), (ticket.opaque(0) + other_generation, 0)]);
+        assert!(flights.report(&strange).is_empty());
+        let too_many = reports([(ticket.opaque(0), 0); 3]);
+        assert!(flights.report(&too_many).is_empty());
+        assert_eq!(tally.figures().stale_reports, 3);
+        assert!(!flights.is_empty());
+    }
+
+    #[test]
+    fn a_chunk_lands_when_the_hand_over_and_all_records_are_accounted_for() {
+        let (flights, _, ticket, _back) = board(2);
+        assert!(flights.report(&reports([(ticket.opaque(0), 0), (ticket.opaque(1), 0)])).is_empty());
+        assert_eq!(flights.report(&Reports { runs: vec![(ticket, 1)], failures: Vec::new() }).len(), 1);
+        assert!(flights.is_empty());
+    }
+
+    #[test]
+    fn what_was_never_reported_fails_when_the_producer_is_gone() {
+        let (flights, tally, ticket, back) = board(3);
+        let mut some = reports([(ticket.opaque(1), 10)]);
+        some.runs.push((ticket, 1));
+        assert!(flights.report(&some).is_empty());
+        flights.sweep(Destroyed(())).into_iter().for_each(Landed::deliver);
+        let failed = back.try_recv().unwrap().failed;
+        let failed: Vec<_> = failed.iter().map(|failed| (failed.record, &*failed.code)).collect();
+        assert_eq!(failed, [(0, "NO_REPORT"), (1, "MSG_SIZE_TOO_LARGE"), (2, "NO_REPORT")]);
+        assert_eq!(tally.figures().missing_reports, 2);
+    }
+}

@@ -73,11 +73,10 @@ enum State {
     Stopped(Stopped, bool),
 }
 
-/// Why the keeper left off serving.
+/// Why a producer has to be rebuilt.
 enum Reason {
     Fatal(Fatal),
     Orphans,
-    Stop,
 }
 
 impl Producer {
@@ -165,8 +164,8 @@ impl Producer {
         loop {
             let reason = self.serve();
             let Some(native) = self.exchange(None) else { return };
+            let Some(reason) = reason.filter(|_| self.stop_in().is_none()) else { return self.end(native) };
             let settle = match reason {
-                Reason::Stop => return self.end(native),
                 Reason::Orphans => {
                     tracing::warn!("rebuilding the producer: closed entries left too much under way");
                     Duration::ZERO
@@ -187,26 +186,26 @@ impl Producer {
         }
     }
 
-    /// Serves events until there is a reason not to.
-    fn serve(&self) -> Reason {
+    /// Serves events until the producer has to be rebuilt or, without a reason, to stop.
+    fn serve(&self) -> Option<Reason> {
         let native = self.native.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(native) = &*native else { return Reason::Stop };
+        let native = native.as_ref()?;
         let mut landed = Vec::new();
         let mut crowded: Option<Instant> = None;
         loop {
             let left = self.stop_in();
             if left.is_some_and(|left| left.is_zero() || native.flights().is_empty()) {
-                return Reason::Stop;
+                return None;
             }
             let fatal = native.serve(left.unwrap_or(LOOK).min(LOOK), &mut landed);
             landed.drain(..).for_each(Landed::deliver);
             if let Some(fatal) = fatal {
-                return Reason::Fatal(fatal);
+                return Some(Reason::Fatal(fatal));
             }
             if native.flights().orphan_bytes() <= self.plan.orphan_bytes_max {
                 crowded = None;
             } else if crowded.get_or_insert_with(Instant::now).elapsed() >= ORPHAN_GRACE {
-                return Reason::Orphans;
+                return Some(Reason::Orphans);
             }
         }
     }
