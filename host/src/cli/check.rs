@@ -1,14 +1,316 @@
-//! `weir check`.
+//! `weir check`: all that is wrong with this host, before anything runs.
+//!
+//! In: the settings, and what they name. Out: a line a check, and exit code 1 if one found a problem.
+//! Nothing is changed and nothing produced.
 
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
 
 use super::Common;
+use crate::config::{self, ListSource, Settings};
+use crate::model::{Entry, OnError, Problem};
+use crate::sink::probe::{self, KnownTopic, ProbeError};
+
+/// How long Kafka may take to answer.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+/// Says whether a user may make hard links to files of others.
+const PROTECTED_HARDLINKS: &str = "/proc/sys/fs/protected_hardlinks";
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct CheckArgs {}
+pub struct CheckArgs {
+    /// Ask neither etcd nor Kafka
+    #[arg(long)]
+    offline: bool,
+    /// Write a weir.toml that means what this older config.ini means, and check nothing
+    #[arg(long, value_name = "CONFIG.INI", conflicts_with = "offline")]
+    convert: Option<PathBuf>,
+}
 
 /// Runs it.
-pub fn run(_common: &Common, _args: CheckArgs) -> anyhow::Result<ExitCode> {
-    unimplemented!()
+pub fn run(common: &Common, args: CheckArgs) -> anyhow::Result<ExitCode> {
+    if let Some(ini) = &args.convert {
+        io::stdout().write_all(config::convert(ini)?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut report = Report { out: io::stdout().lock(), problems: 0 };
+    match config::load(common, &[]) {
+        Ok(settings) => check(&settings, args.offline, &mut report)?,
+        Err(error) => report.say("settings", "", &error.problems)?,
+    }
+    report.end()
+}
+
+/// What was found so far, printed as it is found.
+struct Report<W> {
+    out: W,
+    problems: usize,
+}
+
+impl<W: Write> Report<W> {
+    /// One check: what is well, or each problem.
+    fn say(&mut self, check: &str, well: &str, problems: &[Problem]) -> io::Result<()> {
+        self.problems += problems.len();
+        if problems.is_empty() {
+            return writeln!(self.out, "ok       {check}: {well}");
+        }
+        problems.iter().try_for_each(|problem| writeln!(self.out, "problem  {problem}"))
+    }
+
+    /// Something to know that is no problem.
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        writeln!(self.out, "note     {note}")
+    }
+
+    fn end(mut self) -> anyhow::Result<ExitCode> {
+        match self.problems {
+            0 => writeln!(self.out, "no problems")?,
+            1 => writeln!(self.out, "1 problem")?,
+            many => writeln!(self.out, "{many} problems")?,
+        }
+        Ok(if self.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Everything that good settings lead to.
+fn check<W: Write>(settings: &Settings, offline: bool, report: &mut Report<W>) -> io::Result<()> {
+    report.say("settings", &settings.file.display().to_string(), &[])?;
+    settings.notes.iter().try_for_each(|note| report.note(note))?;
+
+    let state = settings.state_dir.display().to_string();
+    report.say("state", &state, &check_state(&settings.state_dir))?;
+
+    let properties = probe::check_properties(&settings.kafka).map_err(|error| kafka_problem(settings, error));
+    report.say("kafka.properties", "librdkafka takes them", properties.err().as_slice())?;
+
+    let list = check_list(settings);
+    report.say("list", &list.source, &list.problems)?;
+
+    report.say("policy", &policy_in_words(settings), &check_policy(settings, &list.entries))?;
+    if settings.policy.rules().roots.is_some()
+        && fs::read_to_string(PROTECTED_HARDLINKS).is_ok_and(|value| value.trim() == "0")
+    {
+        report.note(
+            "fs.protected_hardlinks is 0: anybody may link files of root below a root of the policy; \
+                     sysctl fs.protected_hardlinks=1",
+        )?;
+    }
+    if !offline {
+        check_kafka(settings, &list.entries, report)?;
+    }
+    Ok(())
+}
+
+/// The list as the agent would apply it.
+struct Listed {
+    source: String,
+    entries: Vec<Arc<Entry>>,
+    problems: Vec<Problem>,
+}
+
+fn check_list(settings: &Settings) -> Listed {
+    let (source, problems) = match &settings.list {
+        ListSource::Etcd(etcd) => (format!("etcd {}", etcd.collect_keys.join(", ")), vec![]),
+        ListSource::File(file) => {
+            (file.display().to_string(), check_list_file(file).err().into_iter().collect())
+        }
+        ListSource::Fixed { path, topic } => (format!("{path} to topic {topic}"), vec![]),
+    };
+    Listed { source, entries: Vec::new(), problems }
+}
+
+fn check_list_file(file: &Path) -> Result<(), Problem> {
+    let shown = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(|error| {
+        let fix =
+            "write a JSON array of entries such as {\"path\": \"/var/log/x.log\", \"topic\": \"x\"} into it";
+        Problem::new(&*shown, format!("cannot be read: {error}"), fix)
+    })?;
+    match serde_json::from_str::<Vec<serde_json::Value>>(&text) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let place = format!("{shown}:{}:{}", error.line(), error.column());
+            Err(Problem::new(place, format!("no list: {error}"), "write a JSON array of entries"))
+        }
+    }
+}
+
+fn check_policy(settings: &Settings, entries: &[Arc<Entry>]) -> Vec<Problem> {
+    let policy = &settings.policy;
+    let mut problems: Vec<_> = entries.iter().filter_map(|entry| policy.check(entry).err()).collect();
+    let max = policy.rules().max_entries;
+    if entries.len() > max {
+        let cause = format!("{} entries; the policy of this host takes {max}", entries.len());
+        let fix = format!("write a higher max_entries under [policy] in {}", policy.rules().file.display());
+        problems.push(Problem::new("list", cause, fix));
+    }
+    problems
+}
+
+fn policy_in_words(settings: &Settings) -> String {
+    match &settings.policy.rules().roots {
+        None => "files anywhere".into(),
+        Some(roots) => {
+            let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+            format!("files below {}", roots.join(", "))
+        }
+    }
+}
+
+/// The directory, or the one it would be made in, must be writable.
+fn check_state(dir: &Path) -> Vec<Problem> {
+    let place = format!("state directory {}", dir.display());
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let shown = there.display();
+    if !there.is_dir() {
+        return vec![Problem::new(
+            place,
+            format!("{shown} is not a directory"),
+            "name another under [state]",
+        )];
+    }
+    if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        let cause = format!("{shown} cannot be written ({})", io::Error::from(error));
+        let fix = "run weir check as the agent's user, or name another under [state]";
+        return vec![Problem::new(place, cause, fix)];
+    }
+    Vec::new()
+}
+
+fn check_kafka<W: Write>(
+    settings: &Settings,
+    entries: &[Arc<Entry>],
+    report: &mut Report<W>,
+) -> io::Result<()> {
+    match probe::probe(&settings.kafka, KAFKA_TIMEOUT) {
+        Err(error) => report.say("kafka", "", &[kafka_problem(settings, error)]),
+        Ok(topics) => {
+            let brokers = &settings.kafka.brokers;
+            report.say("kafka", &format!("{brokers} answers, {} topics", topics.len()), &[])?;
+            // The in-process broker makes topics as they are named.
+            let missing =
+                if brokers == "mock" { Vec::new() } else { missing_topics(entries, &topics, brokers) };
+            report.say("topics", "all there", &missing)
+        }
+    }
+}
+
+fn missing_topics(entries: &[Arc<Entry>], known: &[KnownTopic], brokers: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for entry in entries {
+        let dead_letter = entry.filter.as_ref().and_then(|filter| match &filter.on_error {
+            OnError::DeadLetter(topic) => Some(topic),
+            _ => None,
+        });
+        for topic in [Some(&entry.topic), dead_letter].into_iter().flatten() {
+            if !known.iter().any(|known| known.name == topic.as_str()) {
+                let cause = format!("topic {topic} is not there, or hidden from this user");
+                let fix = format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}");
+                problems.push(Problem::new(entry.name.as_str(), cause, fix));
+            }
+        }
+    }
+    problems
+}
+
+fn kafka_problem(settings: &Settings, error: ProbeError) -> Problem {
+    match error {
+        ProbeError::Property { name, cause } => {
+            let fix = "see the list of properties of librdkafka";
+            Problem::new(config::place(settings, &format!("kafka.properties.{name}")), cause, fix)
+        }
+        ProbeError::Setup(cause) => Problem::new(config::place(settings, "kafka.properties"), cause, ""),
+        unreachable @ ProbeError::Unreachable { .. } => {
+            let fix = "look whether it runs, whether the address leads there from this host, \
+                       and whether security.protocol fits; RUST_LOG=rdkafka=debug weir run shows more";
+            Problem::new(config::place(settings, "kafka.brokers"), unreachable.to_string(), fix)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    /// What `weir check` prints for these settings, without the directory, and how it ends.
+    fn checked(dir: &tempfile::TempDir, settings: &str, offline: bool) -> (String, usize) {
+        let file = dir.path().join("weir.toml");
+        fs::write(&file, settings).unwrap();
+        let (file, state) = (file.to_str().unwrap(), dir.path().join("state"));
+        let args = ["weir", "--config", file, "--state-dir", state.to_str().unwrap(), "check"];
+        let common = Cli::parse_from(args).common;
+        let mut report = Report { out: Vec::new(), problems: 0 };
+        check(&config::load(&common, &[]).unwrap(), offline, &mut report).unwrap();
+        let text = String::from_utf8(report.out).unwrap();
+        (text.replace(&format!("{}/", dir.path().display()), ""), report.problems)
+    }
+
+    const MOCK: &str = "[kafka]\nbrokers = \"mock\"\n[collect]\nfile = \"list.json\"\n";
+
+    #[test]
+    fn a_host_that_is_well_has_a_line_a_check() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("list.json"), "[]").unwrap();
+        let (text, problems) = checked(&dir, MOCK, false);
+        assert_eq!(
+            text,
+            "ok       settings: weir.toml\n\
+             ok       state: state\n\
+             ok       kafka.properties: librdkafka takes them\n\
+             ok       list: list.json\n\
+             ok       policy: files anywhere\n\
+             ok       kafka: mock answers, 0 topics\n\
+             ok       topics: all there\n"
+        );
+        assert_eq!(problems, 0);
+    }
+
+    #[test]
+    fn every_problem_is_a_line_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("list.json"), "[\n  {\"path\": }\n]").unwrap();
+        fs::write(dir.path().join("state"), "").unwrap();
+        let (text, problems) =
+            checked(&dir, &format!("{MOCK}[kafka.properties]\ncompression.type = \"lzma\"\n"), true);
+        let wanted = [
+            "problem  state directory state: state is not a directory; name another under [state]",
+            "problem  weir.toml:6:13: kafka.properties.compression.type: Invalid value \"lzma\"",
+            "problem  list.json:2:12: no list: expected value at line 2 column 12; write a JSON array of entries",
+        ];
+        for line in wanted {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!(problems, wanted.len());
+    }
+
+    #[test]
+    fn a_missing_topic_comes_with_the_command_that_makes_it() {
+        let known = [KnownTopic { name: "there".into(), partitions: 1 }];
+        let entry = |topic| Arc::new(crate::policy::tests::entry("/var/log/x", topic));
+        let problems = missing_topics(&[entry("there"), entry("gone")], &known, "k:9092");
+        assert_eq!(
+            problems.iter().map(Problem::to_string).collect::<Vec<_>>(),
+            ["app: topic gone is not there, or hidden from this user; \
+              kafka-topics.sh --bootstrap-server k:9092 --create --topic gone"]
+        );
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_a_problem() {
+        let problems = check_state(Path::new("/dev/null/weir"));
+        assert_eq!(
+            problems.iter().map(Problem::to_string).collect::<Vec<_>>(),
+            ["state directory /dev/null/weir: /dev/null is not a directory; name another under [state]"]
+        );
+        assert_eq!(check_state(&std::env::temp_dir().join("none/none")), []);
+    }
 }

@@ -23,6 +23,7 @@ mod host;
 mod ini;
 mod kafka;
 pub mod key;
+mod policy;
 mod resolve;
 mod section;
 pub mod size;
@@ -74,12 +75,12 @@ pub fn convert(file: &Path) -> Result<String, ConfigError> {
     if problems.is_empty() { Ok(convert::to_toml(&typed, file)) } else { Err(ConfigError { problems }) }
 }
 
-/// Where `key` of `[kafka.properties]` stands, for a problem that only librdkafka sees.
-pub fn place_of_property(settings: &Settings, key: &str) -> String {
+/// Where `key`, such as `kafka.brokers`, stands in the file, for a problem that shows only when it
+/// is used.
+pub fn place(settings: &Settings, key: &str) -> String {
     let file = settings.file.display().to_string();
     let text = fs::read_to_string(&settings.file).unwrap_or_default();
-    let place = toml::place_of_property(&text, &file, key);
-    place.unwrap_or_else(|| format!("{file}: kafka.properties.{key}"))
+    toml::place(&text, &file, key).unwrap_or_else(|| format!("{file}: {key}"))
 }
 
 fn instead(common: &Common) -> Instead {
@@ -102,7 +103,10 @@ fn load_on(host: &Host, common: &Common, instead: &Instead) -> Result<Settings, 
                    or give WEIR_KAFKA_BROKERS and WEIR_ETCD_ENDPOINTS";
         return Err(one(Problem::new(FILES.join(", "), "no settings are there", fix)));
     };
-    let text = read_text(&file).map_err(one)?;
+    let text = read_text(&file).map_err(|problem| {
+        let fix = if problem.fix.is_empty() { "name another with --config".into() } else { problem.fix };
+        one(Problem { fix, ..problem })
+    })?;
     parse_on(host, instead, &text, &file)
 }
 
@@ -131,11 +135,8 @@ fn is_ini(file: &Path) -> bool {
 /// A file as text, without the byte order mark that some editors put first.
 fn read_text(file: &Path) -> Result<String, Problem> {
     let shown = file.display().to_string();
-    let bytes = fs::read(file).map_err(|error| {
-        let fix =
-            if error.kind() == std::io::ErrorKind::NotFound { "name another with --config" } else { "" };
-        Problem::new(&*shown, format!("cannot be read: {error}"), fix)
-    })?;
+    let bytes =
+        fs::read(file).map_err(|error| Problem::new(&*shown, format!("cannot be read: {error}"), ""))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let before = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();

@@ -6,16 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use globset::Glob;
-
 use super::host::Host;
-use super::typed::{At, Form, Typed, TypedCollect, TypedEtcd, TypedLimits, TypedPolicy};
+use super::typed::{At, Form, Typed, TypedCollect, TypedEtcd, TypedLimits};
 use super::{
     AdminSettings, AgentSettings, EtcdSettings, KafkaSettings, Limits, ListSource, Secret, Settings, kafka,
-    key, size, toml, trust,
+    key, read_text, size, trust,
 };
-use crate::model::{Digest, Problem};
-use crate::policy::{ENTRIES_MAX, FILES_MAX, Policy, ROOT_DEFAULT, Rules};
+use crate::model::Problem;
 
 /// How long a stop may take. Below what systemd gives by default, 90 s.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -51,12 +48,12 @@ pub(super) struct Instead {
 
 /// The work in hand.
 pub(super) struct Resolver<'a> {
-    file: &'a Path,
-    host: &'a Host,
-    instead: &'a Instead,
+    pub(super) file: &'a Path,
+    pub(super) host: &'a Host,
+    pub(super) instead: &'a Instead,
     form: Form,
-    problems: Vec<Problem>,
-    notes: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<String>,
 }
 
 impl<'a> Resolver<'a> {
@@ -76,7 +73,7 @@ impl<'a> Resolver<'a> {
             .map(|socket| self.path(&socket.value))
             .or_else(|| Some(self.host.runtime_dir.as_ref().or(state_dir.as_ref())?.join(SOCKET)));
         let limits = self.limits(typed.limits);
-        let policy = self.policy(typed.policy, list.as_ref(), state_dir.as_ref());
+        let policy = self.policy(typed.policy, list.as_ref(), state_dir.as_deref());
         match (list, state_dir, socket, policy) {
             (Some(list), Some(state_dir), Some(socket), Some(policy)) if self.problems.is_empty() => {
                 Ok(Settings {
@@ -301,112 +298,10 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn policy(
-        &mut self,
-        typed: Option<TypedPolicy>,
-        list: Option<&ListSource>,
-        state_dir: Option<&PathBuf>,
-    ) -> Option<Policy> {
-        let (typed, file) = self.policy_file(typed.unwrap_or_default());
-        for glob in typed.deny.iter().chain(typed.topics.iter().flatten()) {
-            if let Err(error) = Glob::new(&glob.value) {
-                self.problem(
-                    &glob.place,
-                    format!("{:?}: {}", glob.value, error.kind()),
-                    "write a glob such as \"app-*\"",
-                );
-            }
-        }
-        let modules = typed.modules.map(|modules| {
-            let mut digest = |module: &At<String>| match module.value.parse::<Digest>() {
-                Ok(digest) => Some(digest),
-                Err(error) => {
-                    let fix = "weir module inspect FILE prints it";
-                    self.problem(&module.place, format!("{:?}: {error}", module.value), fix);
-                    None
-                }
-            };
-            modules.iter().filter_map(&mut digest).collect()
-        });
-        let roots = match typed.roots {
-            Some(roots) => Some(roots.value.iter().map(|root| self.path(&root.value)).collect()),
-            None => self.default_roots(list?),
-        };
-        let allowed = self.instead.allow.iter().chain(&self.host.allow);
-        let roots = roots.map(|roots: Vec<PathBuf>| {
-            let mut all = Vec::new();
-            for root in
-                roots.iter().chain(allowed).map(|root| std::path::absolute(root).unwrap_or(root.clone()))
-            {
-                if !all.contains(&root) {
-                    all.push(root);
-                }
-            }
-            all
-        });
-        let rules = Rules {
-            roots,
-            deny: values(typed.deny),
-            topics: typed.topics.map(values),
-            modules,
-            max_entries: typed.max_entries.map_or(ENTRIES_MAX, |max| max.try_into().unwrap_or(usize::MAX)),
-            max_files: typed.max_files.map_or(FILES_MAX, |max| max.try_into().unwrap_or(usize::MAX)),
-            state_dir: state_dir.cloned(),
-            file,
-        };
-        // Each glob was looked at above, so nothing is lost here.
-        Policy::new(rules).ok()
-    }
-
-    /// The keys of the file that `[policy]` points at, and the file that holds the keys.
-    fn policy_file(&mut self, typed: TypedPolicy) -> (TypedPolicy, PathBuf) {
-        let Some(at) = &typed.file else { return (typed, self.file.into()) };
-        let path = self.path(&at.value);
-        if typed.says_something() {
-            self.problem(&at.place, "other keys stand beside it", "write the policy here or in that file");
-        }
-        if let Some(why) = trust::others_may_change(&path) {
-            self.problem(
-                &at.place,
-                format!("{} may be changed by others: {why}", path.display()),
-                "let root own it",
-            );
-        }
-        match super::read_text(&path) {
-            Ok(text) => {
-                let read = toml::parse_policy(&text, &path.display().to_string());
-                let (policy, problems) = read.unwrap_or_else(|problems| (TypedPolicy::default(), problems));
-                self.problems.extend(problems);
-                (policy, path)
-            }
-            Err(problem) => {
-                self.problem(&at.place, problem.to_string(), "");
-                (typed, path)
-            }
-        }
-    }
-
-    /// Whoever may write the list may read what the agent may read: without a bound only where that
-    /// is root or the agent's user.
-    fn default_roots(&mut self, list: &ListSource) -> Option<Vec<PathBuf>> {
-        let file = match list {
-            ListSource::Etcd(_) => return Some(vec![ROOT_DEFAULT.into()]),
-            ListSource::File(file) => file,
-            ListSource::Fixed { .. } => self.file,
-        };
-        let why = trust::others_may_change(file)?;
-        let file = file.display();
-        self.notes.push(format!(
-            "{file}: others may change it ({why}), so it may name files below {ROOT_DEFAULT} only; \
-             let root or the agent's user alone write it, or write roots under [policy]"
-        ));
-        Some(vec![ROOT_DEFAULT.into()])
-    }
-
     /// The secret in a file, without the newline an editor leaves.
     fn secret(&mut self, file: &At<String>) -> Option<Secret> {
         let path = self.path(&file.value);
-        let text = match super::read_text(&path) {
+        let text = match read_text(&path) {
             Ok(text) => text.trim_end_matches(['\r', '\n']).to_string(),
             Err(problem) => {
                 self.problem(&file.place, problem.to_string(), "");
@@ -436,11 +331,11 @@ impl<'a> Resolver<'a> {
     }
 
     /// A path in the settings counts from where the settings are.
-    fn path(&self, text: &str) -> PathBuf {
+    pub(super) fn path(&self, text: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(text)
     }
 
-    fn problem(&mut self, place: &str, cause: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn problem(&mut self, place: &str, cause: impl Into<String>, fix: impl Into<String>) {
         self.problems.push(Problem::new(place, cause, fix));
     }
 
@@ -450,7 +345,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn values(list: Vec<At<String>>) -> Vec<String> {
+pub(super) fn values(list: Vec<At<String>>) -> Vec<String> {
     list.into_iter().map(|at| at.value).collect()
 }
 

@@ -179,7 +179,7 @@ impl<'d, 't> Section<'d, 't> {
         while let Some((prefix, table)) = tables.pop() {
             for (key, value) in table {
                 let name = format!("{prefix}{}", key.get_ref());
-                let place = format!("{}: {}.{name}", self.doc.at(key.span().start), self.name);
+                let place = format!("{}: {}", self.doc.at(key.span().start), path(&self.name, &name));
                 let text = match value.into_inner() {
                     DeValue::Table(table) => {
                         tables.push((format!("{name}."), table));
@@ -218,8 +218,12 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     fn path(&self, key: &str) -> String {
-        if self.name.is_empty() { key.into() } else { format!("{}.{key}", self.name) }
+        path(&self.name, key)
     }
+}
+
+fn path(section: &str, key: &str) -> String {
+    if section.is_empty() { key.into() } else { format!("{section}.{key}") }
 }
 
 fn kind(value: &DeValue<'_>) -> String {

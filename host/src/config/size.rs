@@ -33,8 +33,9 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// The shortest exact way to write it.
 pub fn show(bytes: u64) -> String {
-    let unit =
-        UNITS.iter().find(|(name, factor)| name.contains('i') && bytes >= *factor && bytes % factor == 0);
+    let unit = UNITS
+        .iter()
+        .find(|(name, factor)| name.contains('i') && bytes >= *factor && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| bytes.to_string(), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 

@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use clap::Parser;
+
 use super::*;
+use crate::cli::Cli;
 use crate::model::Digest;
 
 /// A directory with a settings file, on a host that is always the same.
@@ -252,11 +255,20 @@ fn a_file_that_is_not_utf8_says_which_byte() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = read_text(Path::new("/none/weir.toml")).unwrap_err().to_string();
+    let common = Cli::parse_from(["weir", "--config", "/none/weir.toml", "check"]).common;
     assert_eq!(
-        error,
+        load(&common, &[]).unwrap_err().to_string(),
         "/none/weir.toml: cannot be read: No such file or directory (os error 2); name another with --config"
     );
+    let error = convert(Path::new("/none/config.ini")).unwrap_err().to_string();
+    assert_eq!(error, "/none/config.ini: cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn several_problems_are_listed_one_a_line() {
+    let problems = ["a", "b"].map(|place| Problem::new(place, "wrong", "mend it")).to_vec();
+    let error = ConfigError { problems };
+    assert_eq!(error.to_string(), "2 problems in the settings\n  a: wrong; mend it\n  b: wrong; mend it");
 }
 
 #[test]
@@ -681,11 +693,12 @@ fn the_form_is_told_by_the_extension() {
 }
 
 #[test]
-fn a_property_is_found_again() {
+fn a_key_is_found_again() {
     let desk = Desk::new();
     let settings = desk.toml(&format!("{SMALLEST}[kafka.properties]\nbatch.sise = 1\n\"a.b\" = 2\n"));
-    let place = |key: &str| place_of_property(&settings, key).rsplit('/').next().unwrap().to_string();
-    assert_eq!(place("a.b"), "weir.toml:6:1: kafka.properties.a.b");
-    assert_eq!(place("batch.sise"), "weir.toml:5:7: kafka.properties.batch.sise");
-    assert_eq!(place("none"), "weir.toml: kafka.properties.none");
+    let place = |key: &str| place(&settings, key).rsplit('/').next().unwrap().to_string();
+    assert_eq!(place("kafka.brokers"), "weir.toml:2:1: kafka.brokers");
+    assert_eq!(place("kafka.properties.a.b"), "weir.toml:6:1: kafka.properties.a.b");
+    assert_eq!(place("kafka.properties.batch.sise"), "weir.toml:5:7: kafka.properties.batch.sise");
+    assert_eq!(place("state.dir"), "weir.toml: state.dir");
 }

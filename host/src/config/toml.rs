@@ -30,12 +30,11 @@ pub(super) fn parse_policy(text: &str, file: &str) -> Read<TypedPolicy> {
     })
 }
 
-/// Where a property stands, for a problem that only librdkafka sees; `None` if it stands nowhere.
-pub(super) fn place_of_property(text: &str, file: &str, name: &str) -> Option<String> {
+/// Where `key` stands, as in `kafka.brokers`; `None` if it stands nowhere.
+pub(super) fn place(text: &str, file: &str, key: &str) -> Option<String> {
     let doc = Document { file, text, problems: RefCell::default() };
-    let mut top = Section::new(&doc, String::new(), DeTable::parse(text).ok()?.into_inner());
-    let properties = top.section("kafka")?.value.section("properties")?.value.flat();
-    properties.into_iter().find(|(known, _)| known == name).map(|(_, value)| value.place)
+    let top = Section::new(&doc, String::new(), DeTable::parse(text).ok()?.into_inner());
+    top.flat().into_iter().find(|(name, _)| name == key).map(|(_, value)| value.place)
 }
 
 fn read<T>(text: &str, file: &str, read: impl for<'d, 't> FnOnce(Section<'d, 't>) -> T) -> Read<T> {

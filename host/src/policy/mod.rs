@@ -217,6 +217,7 @@ fn literal_prefix(path: &Path) -> (PathBuf, bool) {
 
 /// Where `path` leads now, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let found = path.ancestors().find_map(|dir| Some((dir, fs::canonicalize(dir).ok()?)));
     let Some((dir, real)) = found else { return path.to_path_buf() };
     match path.strip_prefix(dir) {
@@ -234,7 +235,7 @@ fn globs<T: AsRef<str>>(patterns: &[T]) -> Result<GlobSet, globset::Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::{EntryName, FilterSpec, LongLine, Partition, RecordKey, StartAt};
     use std::os::unix::fs::symlink;
@@ -245,7 +246,7 @@ mod tests {
         Policy::new(Rules { roots, file: "weir.toml".into(), ..Rules::default() }).unwrap()
     }
 
-    fn entry(path: &str, topic: &str) -> Entry {
+    pub(crate) fn entry(path: &str, topic: &str) -> Entry {
         Entry {
             name: EntryName("app".into()),
             path: path.into(),

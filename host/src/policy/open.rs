@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn an_unreadable_file_says_who_may_not_read_it() {
         let place = Place::new();
-        fs::set_permissions(place.path("log/app.log"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(place.path("log/app.log"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let path = place.path("log/app.log");
         let problem = std::thread::scope(|scope| {
