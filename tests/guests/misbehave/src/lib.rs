@@ -1,7 +1,7 @@
 //! A guest that does on demand what a filter must not do.
 //!
 //! The config `{"do": "…", "on": "…"}` says what, and on which lines: those that contain `on`, by
-//! default `bad`. All other lines are kept. It goes round the SDK's runtime, so that it can also
+//! default `bad`. All other lines are kept, or get `prefix` in front of them. It goes round the SDK's runtime, so that it can also
 //! hand back what no filter written with the SDK can.
 
 use std::cell::RefCell;
@@ -18,6 +18,7 @@ struct Config {
     what: Misdeed,
     #[serde(default = "bad")]
     on: String,
+    prefix: Option<String>,
 }
 
 fn bad() -> String {
@@ -91,6 +92,14 @@ const _: () = {
     weir_guest::bindings::export!(Misbehave with_types_in weir_guest::bindings);
 };
 
+/// Never comes back; a test makes it the module's start function.
+#[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn spin() {
+    forever();
+}
+
 impl Guest for Misbehave {
     fn init(_ctx: Context, config: Vec<u8>) -> Result<(), String> {
         std::panic::set_hook(Box::new(|info| log(Level::Error, &info.to_string())));
@@ -112,7 +121,15 @@ impl Guest for Misbehave {
             line.windows(config.on.len().max(1)).any(|window| window == config.on.as_bytes())
         };
         let bad: Vec<bool> = batch.starts.iter().zip(&batch.ends).map(is_bad).collect();
-        let good = Output { verdicts: vec![1; bad.len()], bytes: Vec::new(), ends: Vec::new() };
+        let mut good = Output { verdicts: vec![1; bad.len()], bytes: Vec::new(), ends: Vec::new() };
+        if let Some(prefix) = &config.prefix {
+            good.verdicts.fill(2);
+            for range in batch.starts.iter().zip(&batch.ends) {
+                good.bytes.extend_from_slice(prefix.as_bytes());
+                good.bytes.extend_from_slice(&batch.bytes[*range.0 as usize..*range.1 as usize]);
+                good.ends.push(good.bytes.len() as u32);
+            }
+        }
         if bad.contains(&true) { misbehave(config.what, &bad, good) } else { Ok(good) }
     }
 }

@@ -1,0 +1,238 @@
+//! A filter at work: passes batches to its instance, and finds the lines it fails on.
+//!
+//! In: a batch. Out: an [`Outcome`] that is complete whatever the module does.
+//!
+//! # How a bad line is found
+//!
+//! When a call fails, its instance is dropped and the batch is halved, left half first, with a new
+//! instance; a half that succeeds keeps its instance for the next. What fails is halved again, down
+//! to a line that fails alone. That one is tried once more, alone, with a fresh instance and the
+//! whole deadline, before it is refused. So whatever the cause was, a line is blamed only by
+//! itself.
+//!
+//! # What that costs
+//!
+//! A line that never ends costs a deadline at each step. So a part of the batch gets only its share
+//! of the deadline, at least [`PART_CPU_MIN`]; missing it blames nobody, since only a line alone,
+//! with the whole deadline, is ever blamed. With deadline `T`, a batch of `n` lines, one of them
+//! bad, is finished after `T` (the batch), less than `2·T` (the halves, a geometric row), `T` (the
+//! line alone) and `log2(n)` times `PART_CPU_MIN`: some 0.5 s for thousands of lines and 100 ms.
+//!
+//! Many bad lines in a batch would still add up, and while they do nobody hears the pipeline. So
+//! finding them ends after [`FIND_CPU_MIN`] and some deadlines, and what is then left of the batch
+//! is refused untried, with the cause of the last failure: `on_error` holds for lines that the
+//! filter could not be asked about as for those it failed on.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::check::{OUTPUT_BYTES_MAX, Output, SET_ASIDE};
+use super::engine::{Module, lock};
+use super::instance::{Instance, thread_cpu};
+use super::voice::Voice;
+use super::{Batch, Counts, ErrorKind, Failure, FilterContext, Outcome, RefusedLine};
+use crate::model::Digest;
+
+/// The least CPU time a part of a batch gets: two ticks of the engine, so that there is a
+/// difference between a line that is slow and one that never ends.
+const PART_CPU_MIN: Duration = Duration::from_millis(10);
+/// CPU time for finding bad lines in a batch, beside [`FIND_DEADLINES`] and [`FIND_INITS`].
+const FIND_CPU_MIN: Duration = Duration::from_secs(1);
+/// How many deadlines finding bad lines may take: one bad line takes less than four.
+const FIND_DEADLINES: u32 = 5;
+/// How many new instances are paid for beside that: one bad line in 4,096 takes 14.
+const FIND_INITS: u32 = 16;
+
+/// A module at work for one entry.
+pub struct Filter {
+    module: Arc<Module>,
+    context: FilterContext,
+    voice: Arc<Mutex<Voice>>,
+    /// None after a failure, until the next call.
+    instance: Option<Instance>,
+    /// What the first instance and its `init` took.
+    init_cpu: Duration,
+}
+
+/// One batch on its way through a filter.
+struct Search<'f, 'b> {
+    filter: &'f mut Filter,
+    batch: Batch<'b>,
+    outcome: Outcome,
+    begun: Duration,
+}
+
+impl Filter {
+    pub(super) fn new(module: Arc<Module>, context: FilterContext) -> Result<Self, Failure> {
+        let voice = Arc::new(Mutex::new(Voice::new(context.entry.clone(), module.digest())));
+        let begun = thread_cpu();
+        let instance = Some(Instance::new(&module, &context, &voice)?);
+        let init_cpu = thread_cpu() - begun;
+        Ok(Self { module, context, voice, instance, init_cpu })
+    }
+
+    /// The module's digest.
+    pub fn digest(&self) -> Digest {
+        self.module.digest()
+    }
+
+    /// The module's own counters.
+    pub fn counts(&self) -> Counts {
+        lock(&self.voice).counts()
+    }
+
+    /// Passes a batch through the module. However the module behaves, this comes back within
+    /// bounds and says something about every line.
+    pub fn process(&mut self, batch: &Batch<'_>) -> Outcome {
+        let begun = thread_cpu();
+        let mut search = Search { filter: self, batch: *batch, outcome: Outcome::default(), begun };
+        debug_assert_eq!(batch.starts.len(), batch.ends.len());
+        if !batch.starts.is_empty() {
+            search.run();
+        }
+        let mut outcome = search.outcome;
+        outcome.cpu = thread_cpu() - begun;
+        outcome
+    }
+
+    /// One call of the module, whose answer may have `room` bytes; a failure costs the instance.
+    fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration, room: usize) -> Result<Output, Failed> {
+        let instance = match self.instance.take() {
+            Some(instance) => Ok(instance),
+            None => Instance::new(&self.module, &self.context, &self.voice),
+        };
+        let mut instance = instance.map_err(Failed::NoInstance)?;
+        let output = instance.process(batch, cpu, room).map_err(Failed::Call)?;
+        self.instance = Some(instance);
+        Ok(output)
+    }
+}
+
+/// How an attempt failed.
+enum Failed {
+    /// The module was called.
+    Call(Failure),
+    /// There was nothing to call: the module does not start any more.
+    NoInstance(Failure),
+}
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Filter").field("module", &self.module).field("entry", &self.context.entry).finish()
+    }
+}
+
+impl Search<'_, '_> {
+    fn run(&mut self) {
+        let whole = 0..self.batch.starts.len();
+        let batch = self.batch;
+        let deadline = self.filter.context.timeout;
+        match self.attempt(&batch, deadline) {
+            Ok(output) => self.take(whole, output),
+            Err(Failed::NoInstance(failure)) => self.refuse(whole, &failure),
+            Err(Failed::Call(failure)) => {
+                self.outcome.broken_batches = 1;
+                self.find(whole, failure);
+            }
+        }
+    }
+
+    /// Goes through the parts of a batch that failed as a whole, from left to right.
+    fn find(&mut self, whole: Range<usize>, mut last: Failure) {
+        let lines = whole.len() as u32;
+        let deadline = self.filter.context.timeout;
+        let mut parts = halves(whole.clone()).collect::<Vec<_>>();
+        while let Some(part) = parts.pop() {
+            if self.spent_too_much() {
+                return self.refuse_untried(part.start..whole.end, &last);
+            }
+            let share = deadline.saturating_mul(part.len() as u32) / lines;
+            let share = share.max(PART_CPU_MIN).min(deadline);
+            let mut attempt = self.attempt_part(&part, share);
+            if part.len() == 1 && matches!(attempt, Err(Failed::Call(_))) {
+                self.filter.instance = None;
+                attempt = self.attempt_part(&part, deadline);
+            }
+            match attempt {
+                Ok(output) => self.take(part, output),
+                Err(Failed::NoInstance(failure)) => return self.refuse(part.start..whole.end, &failure),
+                Err(Failed::Call(_)) if part.len() > 1 => parts.extend(halves(part)),
+                Err(Failed::Call(failure)) => {
+                    self.refuse(part, &failure);
+                    last = failure;
+                }
+            }
+        }
+    }
+
+    fn spent_too_much(&self) -> bool {
+        let Filter { context, init_cpu, .. } = &*self.filter;
+        let deadlines = context.timeout.saturating_mul(FIND_DEADLINES);
+        let inits = init_cpu.saturating_mul(FIND_INITS);
+        thread_cpu() - self.begun > FIND_CPU_MIN.saturating_add(deadlines).saturating_add(inits)
+    }
+
+    fn attempt_part(&mut self, part: &Range<usize>, cpu: Duration) -> Result<Output, Failed> {
+        let (starts, ends) = (&self.batch.starts[part.clone()], &self.batch.ends[part.clone()]);
+        let from = starts.first().copied().unwrap_or(0);
+        let to = ends.last().copied().unwrap_or(from);
+        let moved = |places: &[u32]| places.iter().map(|place| place.saturating_sub(from)).collect::<Vec<_>>();
+        let batch = Batch {
+            offset: self.batch.offset + u64::from(from),
+            bytes: self.batch.bytes.get(from as usize..to as usize).unwrap_or_default(),
+            starts: &moved(starts),
+            ends: &moved(ends),
+            ..self.batch
+        };
+        self.attempt(&batch, cpu)
+    }
+
+    fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration) -> Result<Output, Failed> {
+        let room = OUTPUT_BYTES_MAX - self.outcome.bytes.len();
+        let attempt = self.filter.attempt(batch, cpu, room);
+        self.outcome.calls += u32::from(!matches!(attempt, Err(Failed::NoInstance(_))));
+        attempt
+    }
+
+    /// Adds the output for the lines in `part` behind what is there.
+    fn take(&mut self, part: Range<usize>, output: Output) {
+        let Outcome { verdicts, bytes, ends, refused, .. } = &mut self.outcome;
+        let aside = memchr::memchr_iter(SET_ASIDE, &output.verdicts);
+        refused.extend(aside.map(|line| RefusedLine {
+            line: (part.start + line) as u32,
+            kind: ErrorKind::SetAside,
+            message: "set aside by the module".into(),
+        }));
+        if verdicts.is_empty() {
+            (*verdicts, *bytes, *ends) = (output.verdicts, output.bytes, output.ends);
+        } else {
+            let moved = bytes.len() as u32;
+            verdicts.extend(output.verdicts);
+            bytes.extend(output.bytes);
+            ends.extend(output.ends.iter().map(|end| end + moved));
+        }
+    }
+
+    fn refuse(&mut self, lines: Range<usize>, why: &Failure) {
+        for line in lines {
+            self.outcome.verdicts.push(SET_ASIDE);
+            let (kind, message) = (why.kind, why.message.clone());
+            self.outcome.refused.push(RefusedLine { line: line as u32, kind, message });
+        }
+    }
+
+    fn refuse_untried(&mut self, lines: Range<usize>, last: &Failure) {
+        let message = format!(
+            "not tried, since lines before it in its batch used up the time for finding bad ones; the last: {}",
+            last.message
+        );
+        self.refuse(lines, &Failure { kind: last.kind, message });
+    }
+}
+
+/// The halves of a range of more than one, the right one first; of one, the range itself.
+fn halves(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let middle = range.start + range.len() / 2;
+    [middle..range.end, range.start..middle].into_iter().filter(|half| !half.is_empty())
+}
