@@ -26,7 +26,7 @@ fn settings_that_do_not_hold_are_refused_with_file_line_and_advice() {
     assert!(no_settings.stderr.contains("weir.toml"), "{}", no_settings.stderr);
     for (name, text, says) in [
         ("weir.toml", "[kafka]\nbroker = \"x\"\n", ["weir.toml:2", "brokers"]),
-        ("weir.toml", "[kafka\n", ["weir.toml:1", "]"]),
+        ("weir.toml", "[kafka\n", ["weir.toml:1", "TOML"]),
         ("weir.toml", "[kafka]\nbrokers = \"x\"\n[kafka.properties]\nacks = \"0\"\n", ["acks", "weir.toml"]),
         (
             "config.ini",
