@@ -17,9 +17,9 @@ use tracing::{error, info, warn};
 use crate::admin::{Admin, AdminError};
 use crate::budget::Budget;
 use crate::config::Settings;
-use crate::control::{self, Fetcher, Refused, Wanted};
+use crate::control::{self, Refused, Wanted};
 use crate::filter::{Engine, EngineLimits, FilterError, ModuleCache};
-use crate::model::{Digest, Entry, EntryName, Problem};
+use crate::model::{Entry, EntryName, Problem};
 use crate::pipeline::{Ended, Message, Pipeline, Setup};
 use crate::policy::Policy;
 use crate::quarantine::{Quarantine, QuarantineError};
@@ -78,8 +78,8 @@ pub enum AgentError {
     Admin(#[from] AdminError),
     #[error("start a thread")]
     Thread(#[source] std::io::Error),
-    #[error("make a directory for modules")]
-    Modules(#[source] std::io::Error),
+    #[error("make a directory for this run")]
+    Scratch(#[source] std::io::Error),
 }
 
 /// What every pipeline is built from.
@@ -123,12 +123,20 @@ struct Parts {
     state: Option<StateDir>,
     kafka: Option<Arc<KafkaSink>>,
     admin: Option<Admin>,
-    _scratch: Option<tempfile::TempDir>,
 }
 
 /// Runs until `stop`, or with [`Mode::once`] until all files are read and acknowledged.
-pub async fn run(settings: Settings, mode: Mode, stop: impl Future<Output = ()>) -> Result<Finished, AgentError> {
+pub async fn run(
+    mut settings: Settings,
+    mode: Mode,
+    stop: impl Future<Output = ()>,
+) -> Result<Finished, AgentError> {
     let board = Board::new(&settings.agent.name);
+    let scratch = if mode.stdout { Some(tempfile::tempdir().map_err(AgentError::Scratch)?) } else { None };
+    if let Some(scratch) = &scratch {
+        // The agent's own state is left alone.
+        settings.state_dir = scratch.path().into();
+    }
     let (shared, parts, filters, cache) = prepare(&settings, mode, &board).await?;
     let checkpoints = shared.checkpoints.clone();
     let writer = spawn("checkpoints", {
@@ -144,7 +152,7 @@ pub async fn run(settings: Settings, mode: Mode, stop: impl Future<Output = ()>)
     if !mode.stdout {
         tasks.spawn(control::announce::run(board.clone(), settings.clone()));
     }
-    let Parts { state, kafka, admin, _scratch } = parts;
+    let Parts { state, kafka, admin } = parts;
     if let Some(admin) = admin {
         info!(listen = %admin.address(), "metrics, health and status");
         tasks.spawn(admin.serve(until(stopping)));
@@ -175,20 +183,15 @@ pub async fn run(settings: Settings, mode: Mode, stop: impl Future<Output = ()>)
 }
 
 async fn prepare(settings: &Settings, mode: Mode, board: &Board) -> Result<(Shared, Parts, Filters, ModuleCache), AgentError> {
-    let mut scratch = None;
-    let (state, checkpoints, quarantine, modules) = if mode.stdout {
-        let dir = tempfile::tempdir().map_err(AgentError::Modules)?;
-        let modules = dir.path().join("modules");
-        scratch = Some(dir);
-        (None, Checkpoints::none(), None, modules)
+    let (state, checkpoints, quarantine) = if mode.stdout {
+        (None, Checkpoints::none(), None)
     } else {
         let state = StateDir::open(&settings.state_dir, &settings.agent.name)?;
         let checkpoints = Checkpoints::open(state.path())?;
         let quarantine = Quarantine::open(&state.path().join("quarantine"), settings.limits.quarantine)?;
-        let modules = state.path().join("modules");
-        (Some(state), checkpoints, Some(quarantine), modules)
+        (Some(state), checkpoints, Some(quarantine))
     };
-    let cache = ModuleCache::open(modules)?;
+    let cache = ModuleCache::open(settings.state_dir.join("modules"))?;
     let kafka = if mode.stdout { None } else { Some(KafkaSink::start(&settings.kafka, settings.limits.memory)?) };
     let sink: Arc<dyn Sink> = match &kafka {
         Some(kafka) => kafka.clone(),
@@ -210,7 +213,7 @@ async fn prepare(settings: &Settings, mode: Mode, board: &Board) -> Result<(Shar
         held_limits: HeldLimits { age: settings.limits.held_files_age, bytes: settings.limits.held_files_bytes },
         mode,
     };
-    Ok((shared, Parts { state, kafka, admin, _scratch: scratch }, filters, cache))
+    Ok((shared, Parts { state, kafka, admin }, filters, cache))
 }
 
 impl Agent {

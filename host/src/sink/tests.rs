@@ -438,7 +438,7 @@ fn a_stop_waits_for_what_is_under_way() {
 fn memory_stays_charged_until_the_records_are_reported() {
     let mut bench = Bench::new();
     let budget = Budget::new(MEMORY);
-    let share = budget.share(1);
+    let share = budget.share();
     let reserved = budget.used();
     bench.wire.lane.partitions().unwrap();
     bench.mock.broker_down(-1).unwrap();
@@ -453,7 +453,7 @@ fn memory_stays_charged_until_the_records_are_reported() {
 fn what_a_closed_lane_left_under_way_is_freed_above_the_cap() {
     let mut bench = Bench::new();
     let budget = Budget::new(4 * MEMORY);
-    let share = budget.share(1);
+    let share = budget.share();
     let reserved = budget.used();
     bench.wire.lane.partitions().unwrap();
     let mut other = open(&bench.sink, &bench.topic);

@@ -182,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (sender, woken) = mpsc::channel();
         let watcher = Watcher::start();
-        let mut subscription = watcher.subscribe(move || drop(sender.send(())));
+        let mut subscription = watcher.subscribe(move || sender.send(()).unwrap_or_default());
         subscription.watch([dir.path().to_path_buf()].into());
         let path = dir.path().join("a.log");
         std::fs::write(&path, "one\n").unwrap();
