@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weir_tests::etcd::Etcd;
+use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::LineFile;
 use weir_tests::scratch;
@@ -112,6 +113,15 @@ fn etcd_keeps_what_was_put_and_a_watch_sees_each_change() {
     assert_eq!(etcd.get("/harness/b"), Some(b"kept".to_vec()));
     assert_eq!(etcd.get("/harness/a"), None);
     assert_eq!(etcd.keys("/harness/"), ["/harness/b"]);
+}
+
+#[test]
+fn guests_are_built_and_each_version_of_the_stamp_is_a_module_of_its_own() {
+    for guest in ["drop_debug", "redact", "json_fields", "guest_misbehave"] {
+        assert!(guests::bytes(guest).starts_with(b"\0asm"), "{guest}");
+    }
+    let (one, two) = (guests::stamp(1), guests::stamp(2));
+    assert!(one.starts_with(b"\0asm") && one.len() == two.len() && one != two);
 }
 
 #[test]

@@ -27,22 +27,11 @@ pub fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// What stands in `guest_stamp` before the digits of its version.
-const STAMP_MARKER: &[u8] = b"weir-stamp-version:";
-/// How many digits there are.
-const STAMP_DIGITS: usize = 13;
-
 /// The filter that puts `VERSION` and a blank before each line, with `version` (from 1) in it.
 /// Each version is a module of its own, made from one build.
 #[track_caller]
 pub fn stamp(version: u64) -> Vec<u8> {
-    let mut module = bytes("guest_stamp");
-    let places = module.windows(STAMP_MARKER.len()).enumerate();
-    let places: Vec<_> = places.filter(|(_, window)| *window == STAMP_MARKER).map(|(at, _)| at).collect();
-    let [place] = places[..] else { panic!("guest_stamp has its version in {} places", places.len()) };
-    let digits = place + STAMP_MARKER.len()..place + STAMP_MARKER.len() + STAMP_DIGITS;
-    module[digits].copy_from_slice(format!("{version:0STAMP_DIGITS$}").as_bytes());
-    module
+    guest_stamp::with_version(&bytes("guest_stamp"), version)
 }
 
 #[track_caller]
