@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 
 use super::Common;
-use crate::admin;
+use crate::{admin, config};
 
 mod text;
 
@@ -49,8 +49,10 @@ pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Where the agent listens.
+/// Where the agent listens: as the settings say, or where a unit of systemd has it, whose
+/// `$RUNTIME_DIRECTORY` a user's shell does not know.
 fn socket(common: &Common) -> anyhow::Result<PathBuf> {
-    let state = common.state_dir.as_ref().map(|dir| dir.join("weir.sock"));
-    Ok(state.unwrap_or_else(|| SOCKET.into()))
+    let settings = config::load_without_kafka(common)?;
+    let unit = PathBuf::from(SOCKET);
+    Ok(if !settings.admin.socket.exists() && unit.exists() { unit } else { settings.admin.socket })
 }
