@@ -77,7 +77,7 @@ pub(super) async fn call<T>(
 ) -> Result<T, ControlError> {
     match tokio::time::timeout(CALL_LIMIT, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(ControlError::Etcd { operation: operation.into(), source: Box::new(source) }),
+        Ok(Err(error)) => Err(ControlError::etcd(operation, error)),
         Err(_) => Err(ControlError::Silent { operation: operation.into(), limit: CALL_LIMIT }),
     }
 }

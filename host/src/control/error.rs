@@ -1,5 +1,6 @@
 //! What goes wrong between weir and the place where lists and modules are kept.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use crate::model::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// etcd answers with an error, or cannot be reached.
-    #[error("etcd: cannot {operation}")]
+    #[error("cannot {operation}: {cause}")]
     Etcd {
         /// What was asked for.
         operation: String,
-        /// What etcd or the connection says. Boxed: it is large.
-        source: Box<etcd_client::Error>,
+        /// What etcd or the connection says: the client's own errors do not read well.
+        cause: String,
     },
     /// etcd does not answer.
-    #[error("etcd: no answer within {limit:?} to: {operation}")]
+    #[error("no answer within {limit:?} to: {operation}")]
     Silent {
         /// What was asked for.
         operation: String,
@@ -25,10 +26,10 @@ pub enum ControlError {
         limit: Duration,
     },
     /// The watch cannot be trusted any more.
-    #[error("etcd: the watch ended: {0}")]
+    #[error("the watch ended: {0}")]
     WatchEnded(String),
     /// etcd does not do what its interface says.
-    #[error("etcd: the answer to {0} lacks a part")]
+    #[error("the answer to {0} lacks a part")]
     BadAnswer(&'static str),
     /// A file cannot be read or written.
     #[error("cannot {operation} {path}")]
@@ -74,9 +75,26 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// An error of the client library, in its shortest true form.
+    pub(super) fn etcd(operation: impl Into<String>, error: etcd_client::Error) -> Self {
+        let (mut cause, mut inner) = match &error {
+            etcd_client::Error::GRpcStatus(status) => (status.message().to_string(), status.source()),
+            other => (other.to_string(), other.source()),
+        };
+        // Only the innermost reason adds to the outermost words.
+        let mut innermost = None;
+        while let Some(error) = inner {
+            innermost = Some(error);
+            inner = error.source();
+        }
+        if let Some(reason) = innermost.map(ToString::to_string).filter(|reason| !cause.contains(reason)) {
+            cause = format!("{cause}: {reason}");
+        }
+        Self::Etcd { operation: operation.into(), cause }
+    }
+
     /// The error with its sources, for one line of a log.
     pub fn chain(&self) -> String {
-        use std::error::Error as _;
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(error) = source {

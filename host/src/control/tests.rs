@@ -222,7 +222,21 @@ async fn a_watch_on_compacted_history_ends_and_says_so() {
     let patience = Timing::default().patience;
     let mut watch = Watch::open(&client, &keys, Mark { cluster, revision: 1 }, patience).await.unwrap();
     let end = watch.changed(tokio::time::Instant::now() + Duration::from_secs(20)).await.unwrap_err();
-    assert_eq!(end.to_string(), format!("etcd: the watch ended: history before revision {revision} is gone"));
+    assert_eq!(end.to_string(), format!("the watch ended: history before revision {revision} is gone"));
+}
+
+#[tokio::test]
+async fn a_quiet_watch_is_asked_and_answers() {
+    let etcd = Etcd::start();
+    let settings = settings_of(&etcd);
+    let revision = put(&settings, KEY, "[]").await;
+    let mut client = client::connect(&settings).await.unwrap();
+    let cluster = client.status().await.unwrap().header().unwrap().cluster_id();
+    let keys = [KEY.to_string(), "/another".to_string()].into();
+    let patience = Patience { ask_after: Duration::from_millis(50), answer: Duration::from_millis(1500) };
+    let mut watch = Watch::open(&client, &keys, Mark { cluster, revision }, patience).await.unwrap();
+    // With no answer to the first question it would end.
+    watch.changed(tokio::time::Instant::now() + Duration::from_millis(2500)).await.unwrap();
 }
 
 #[tokio::test]
@@ -268,8 +282,10 @@ async fn without_etcd_an_agent_starts_from_its_last_list_and_its_modules() {
 async fn a_server_that_hangs_is_noticed() {
     let (etcd, state) = (Etcd::start(), tempfile::tempdir().unwrap());
     let settings = settings_of(&etcd);
-    put(&settings, KEY, &list_of(&[A])).await;
     let seen = Seen::etcd(&settings, state.path());
+    seen.when_running(&[]).await;
+    // What comes after the first reading comes through the watch.
+    put(&settings, KEY, &list_of(&[A])).await;
     seen.when_running(&["/a"]).await;
     etcd.signal(Signal::STOP);
     let cached = seen.when(|wanted| wanted.state == ListState::Cached).await;

@@ -97,10 +97,7 @@ impl Watch {
                 message = self.stream.message() => {
                     let asked = std::mem::take(&mut self.asked);
                     self.since = Instant::now();
-                    let message = message.map_err(|source| ControlError::Etcd {
-                        operation: "watch the list".into(),
-                        source: Box::new(source),
-                    })?;
+                    let message = message.map_err(|error| ControlError::etcd("watch the list", error))?;
                     let message = message.ok_or_else(|| ControlError::WatchEnded("etcd closed it".into()))?;
                     let verdict = self.trust.judge(&Said::of(&message, asked)).map_err(ControlError::WatchEnded)?;
                     if verdict == Verdict::Changed {

@@ -89,10 +89,7 @@ pub fn parse(text: &[u8], origin: &Origin) -> Result<List, Problem> {
     let items = raws
         .into_iter()
         .enumerate()
-        .map(|(i, raw)| Item {
-            text: raw.get().to_string(),
-            checked: item(&document, i + 1, raw, &mut names, &mut unknown).map(Arc::new),
-        })
+        .map(|(i, raw)| item(&document, i + 1, raw, &mut names, &mut unknown))
         .collect();
     Ok(List { items, problems: unknown.problems() })
 }
@@ -103,31 +100,33 @@ fn item(
     raw: &RawValue,
     names: &mut Names,
     unknown: &mut Unknown,
-) -> Result<Entry, Refused> {
-    let members: raw::Members<'_> = serde_json::from_str(raw.get()).map_err(|error| Refused {
-        name: format!("#{number}"),
-        path: String::new(),
-        topic: String::new(),
-        problem: Problem::new(
-            document.place(raw, &format!("entry #{number}")),
-            message(&error),
-            r#"an entry is an object such as {"path": "/var/log/app.log", "topic": "app"}"#,
-        ),
-    })?;
-    let text = |name| members.text(name).unwrap_or_default();
-    let (path, topic) = (text("path"), text("topic"));
+) -> Item {
+    let text = raw.get().to_string();
+    let members: raw::Members<'_> = match serde_json::from_str(raw.get()) {
+        Ok(members) => members,
+        Err(error) => {
+            let entry = format!("entry #{number}");
+            let fix = r#"an entry is an object such as {"path": "/var/log/app.log", "topic": "app"}"#;
+            let problem = Problem::new(document.place(raw, &entry), message(&error), fix);
+            let (path, topic) = (String::new(), String::new());
+            return Item { text, checked: Err(Refused { name: format!("#{number}"), path, topic, problem }) };
+        }
+    };
+    let member = |name| members.text(name).unwrap_or_default();
+    let (path, topic) = (member("path"), member("topic"));
     let name = names.name(members.text("name"), &path, &topic).unwrap_or_else(|| format!("#{number}"));
     let entry = format!("entry #{number} ({name})");
     unknown.note(&members, || document.place(raw, &entry));
     let checked = names
         .take(&name, number)
         .and_then(|()| check::entry(&members, EntryName(name.as_str().into()), document.origin));
-    checked.map_err(|fault| {
+    let checked = checked.map(Arc::new).map_err(|fault| {
         let at = fault.value.or_else(|| members.value(fault.field.split('.').next().unwrap_or_default()));
         let field = if fault.field.is_empty() { entry } else { format!("{entry}, `{}`", fault.field) };
         let problem = Problem::new(document.place(at.unwrap_or(raw), &field), fault.cause, fault.fix);
         Refused { name, path, topic, problem }
-    })
+    });
+    Item { text, checked }
 }
 
 /// Something in an entry that cannot stay so.

@@ -1,0 +1,226 @@
+//! `weir module`: filters, from source to fleet.
+//!
+//! In: a WebAssembly file, names. Out: the module store in etcd changed or shown. Absent by design:
+//! building (in `build`), and what a module may do (the filter room says it).
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use super::Common;
+use super::list::{At, Change, etcd_of, runtime, settings, with_endpoints};
+use crate::config::EtcdSettings;
+use crate::control::lists::Lists;
+use crate::control::modules::{Contents, ListWrite, Moved, Store};
+use crate::model::{Digest, ModuleRef};
+
+pub mod build;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum ModuleCommand {
+    /// Build a filter from its source
+    Build(build::BuildArgs),
+    /// Store a module in etcd, and point a tag at it
+    Push(PushArgs),
+    /// Point a tag at a module that is stored; agents that use the tag swap at once
+    Tag(TagArgs),
+    /// List tags and modules
+    Ls(LsArgs),
+}
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weir module push redact.wasm --tag redact
+  weir module push redact.wasm --tag redact --with-list collect.json
+
+Agents whose list names the tag fetch the module, try it, and swap between two chunks of lines; one
+that fails there leaves the old one running. With --with-list the list and the tag change in one
+transaction, so that a new configuration never meets an old module. The digest is printed last.")]
+pub struct PushArgs {
+    /// The module
+    wasm: PathBuf,
+    /// The name to point at it
+    #[arg(long, value_name = "NAME")]
+    tag: Option<String>,
+    /// A collect list to write together with the tag
+    #[arg(long, value_name = "FILE", requires = "tag")]
+    with_list: Option<PathBuf>,
+    /// Which list `--with-list` writes.
+    #[command(flatten)]
+    at: At,
+}
+
+/// Arguments of `tag`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, back to an earlier module:
+  weir module tag redact sha256:0d8e…")]
+pub struct TagArgs {
+    /// The tag
+    name: String,
+    /// Another tag, or `sha256:` and 64 hex digits
+    #[arg(value_name = "REF")]
+    to: String,
+}
+
+/// Arguments of `ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ModuleCommand::Build(args) => build::run(args),
+        ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
+        ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
+        ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
+    }
+}
+
+fn with_etcd(
+    common: &Common,
+    host: Option<&str>,
+    work: impl AsyncFnOnce(&EtcdSettings) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let settings = settings(common, host)?;
+    let done = runtime()?.block_on(work(etcd_of(&settings)?));
+    done.map_err(|error| with_endpoints(error, &settings))
+}
+
+async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(&args.wasm).with_context(|| format!("cannot read {}", args.wasm.display()))?;
+    validate(&bytes).with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
+    // Everything that can be refused is looked at before anything is written.
+    let change = match &args.with_list {
+        Some(file) => {
+            let key = args.at.key(etcd)?;
+            let mut lists = Lists::in_etcd(etcd, &key).await?;
+            let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let change = Change::new(&mut lists, text).await?;
+            if !change.check() {
+                return Ok(ExitCode::FAILURE);
+            }
+            Some((key, change))
+        }
+        None => None,
+    };
+
+    let mut store = Store::connect(etcd).await?;
+    let bar = progress(bytes.len());
+    let digest = store.push(&bytes, |sent| bar.inc(sent as u64)).await?;
+    bar.finish_and_clear();
+    if let Some(name) = &args.tag {
+        let list = change.map(|(key, change)| {
+            print!("{}", change.difference());
+            ListWrite { key, modified: change.old.modified, text: change.new }
+        });
+        let moved = store.tag(name, &digest, &from(&args.wasm), list).await?;
+        say_moved(name, &digest, &moved);
+    }
+    println!("{digest}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what no agent could run, before it is in the store.
+fn validate(bytes: &[u8]) -> anyhow::Result<()> {
+    use wasmparser::Parser;
+    if !Parser::is_component(bytes) && !Parser::is_core_wasm(bytes) {
+        bail!("it is not a WebAssembly binary; build one with `weir module build`");
+    }
+    Ok(())
+}
+
+async fn tag(etcd: &EtcdSettings, args: &TagArgs) -> anyhow::Result<ExitCode> {
+    let mut store = Store::connect(etcd).await?;
+    let module = match args.to.parse::<Digest>() {
+        Ok(digest) => ModuleRef::Digest(digest),
+        Err(cause) if args.to.starts_with("sha256:") => bail!("{}: {cause}", args.to),
+        Err(_) => ModuleRef::Tag(args.to.clone()),
+    };
+    let digest = store.resolve(&module).await?;
+    let moved = store.tag(&args.name, &digest, &args.to, None).await?;
+    say_moved(&args.name, &digest, &moved);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ls(etcd: &EtcdSettings, args: &LsArgs) -> anyhow::Result<ExitCode> {
+    let contents = Store::connect(etcd).await?.contents().await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&contents)?);
+    } else {
+        print!("{}", table(&contents));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(contents: &Contents) -> String {
+    let short = |digest: &str| digest.parse::<Digest>().map_or_else(|_| digest.to_string(), |d| d.short());
+    let mut text = String::new();
+    if contents.tags.is_empty() && contents.blobs.is_empty() {
+        return "The store is empty; weir module push WASM --tag NAME fills it.\n".into();
+    }
+    let width = contents.tags.iter().map(|tag| tag.name.len()).max().unwrap_or(0).max(3);
+    text.push_str(&format!("{:width$}  {:12}  {:20}  {:20}  FROM\n", "TAG", "MODULE", "WHEN", "WHO"));
+    for tag in &contents.tags {
+        let now = &tag.now;
+        let module = short(&now.digest);
+        text.push_str(&format!(
+            "{:width$}  {module:12}  {:20}  {:20}  {}\n",
+            tag.name, now.when, now.who, now.from
+        ));
+    }
+    text.push_str(&format!("\n{:71}  {:>10}  {:20}  TAGS\n", "MODULE", "SIZE", "PUSHED"));
+    for blob in &contents.blobs {
+        let tags = contents.tags.iter().filter(|tag| tag.now.digest == blob.digest);
+        let tags: Vec<_> = tags.map(|tag| tag.name.as_str()).collect();
+        let size = HumanBytes(blob.bytes as u64).to_string();
+        text.push_str(&format!("{:71}  {size:>10}  {:20}  {}\n", blob.digest, blob.when, tags.join(" ")));
+    }
+    text
+}
+
+fn say_moved(name: &str, digest: &Digest, moved: &Moved) {
+    let revision = moved.revision;
+    match moved.before {
+        Some(before) if before == *digest => {
+            println!("{name} stays at {} (revision {revision})", digest.short())
+        }
+        Some(before) => println!("{name}: {} → {} (revision {revision})", before.short(), digest.short()),
+        None => println!("{name}: {} (revision {revision})", digest.short()),
+    }
+}
+
+fn from(wasm: &Path) -> String {
+    wasm.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn progress(bytes: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {msg}");
+    ProgressBar::new(bytes as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_wasm_is_pushed() {
+        assert!(validate(b"\0asm\x01\0\0\0").is_ok());
+        assert!(validate(b"\0asm\x0d\0\x01\0").is_ok());
+        assert!(validate(b"#!/bin/sh").is_err());
+    }
+}
