@@ -1,6 +1,6 @@
 //! Generated from `wit/filter.wit`.
 
-#![allow(unsafe_code, missing_docs, unreachable_pub)]
+#![allow(unsafe_code, missing_docs, unreachable_pub, clippy::too_many_arguments)]
 
 wit_bindgen::generate!({
     path: "wit",

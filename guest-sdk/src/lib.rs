@@ -91,23 +91,21 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code)]
         const _: () = {
-            ::std::thread_local! {
-                static FILTER: $crate::runtime::Slot<$filter> = const { $crate::runtime::Slot::new() };
-            }
+            static FILTER: $crate::runtime::Slot<$filter> = $crate::runtime::Slot::new();
 
             struct Component;
 
             impl $crate::bindings::Guest for Component {
                 fn init(ctx: $crate::bindings::Context, config: Vec<u8>) -> Result<(), String> {
-                    FILTER.with(|slot| slot.init(&ctx, &config))
+                    FILTER.init(&ctx, &config)
                 }
 
                 fn process(batch: $crate::bindings::Batch) -> Result<$crate::bindings::Output, String> {
-                    FILTER.with(|slot| slot.process(batch))
+                    FILTER.process(batch)
                 }
             }
 
-            $crate::bindings::export!(Component with_types_in $crate::bindings);
+    $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
 
         // Elsewhere there is no host to export to; that it is a filter is still checked.

@@ -50,7 +50,8 @@ impl JsonFields {
     fn write(&self, fields: &[(Key<'_>, &RawValue)], out: &mut Output) -> std::io::Result<()> {
         let mut before = "{";
         for (Key(name), value) in fields {
-            if self.remove.contains(&**name) || self.keep.as_ref().is_some_and(|keep| !keep.contains(&**name)) {
+            if self.remove.contains(&**name) || self.keep.as_ref().is_some_and(|keep| !keep.contains(&**name))
+            {
                 continue;
             }
             out.write_all(before.as_bytes())?;

@@ -71,7 +71,7 @@ fn replaced(regex: &Regex, line: &[u8], with: impl FnMut(&Captures<'_>) -> Vec<u
 /// The key and its separator as they were, and the blank in quotes if either was quoted.
 fn blank_field(found: &Captures<'_>, with: &[u8]) -> Vec<u8> {
     let (key, value) = (&found[1], &found[2]);
-    let quote: &[u8] = if key.starts_with(b"\"") || value.starts_with(b"\"") { b"\"" } else { b"" };
+    let quote: &[u8] = if key.contains(&b'"') || value.starts_with(b"\"") { b"\"" } else { b"" };
     [key, quote, with, quote].concat()
 }
 
@@ -81,7 +81,7 @@ fn field_regex(fields: &[String]) -> Result<Option<Regex>, String> {
     }
     let names: Vec<_> = fields.iter().map(|name| regex::escape(name)).collect();
     let names = names.join("|");
-    compile(&format!(r#"(?i)("?\b(?:{names})\b"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|[^\s"',;&}}\]]+)"#)).map(Some)
+    compile(&format!(r#"(?i)\b((?:{names})"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|[^\s"',;&}}\]]+)"#)).map(Some)
 }
 
 fn any_of(patterns: &[String]) -> Result<Option<Regex>, String> {

@@ -33,7 +33,8 @@ impl ModuleCache {
             return Err(FilterError::CacheOwner { path: dir, owner: metadata.uid() });
         }
         if metadata.mode() & 0o077 != 0 {
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(failed("close to others"))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+                .map_err(failed("close to others"))?;
         }
         Ok(Self { dir })
     }
@@ -112,7 +113,11 @@ impl ModuleCache {
     /// An empty file, removed again unless it is kept.
     pub(super) fn scratch(&self) -> Result<tempfile::NamedTempFile, FilterError> {
         let made = tempfile::Builder::new().prefix("new.").tempfile_in(&self.dir);
-        made.map_err(|source| FilterError::Cache { operation: "make a file in", path: self.dir.clone(), source })
+        made.map_err(|source| FilterError::Cache {
+            operation: "make a file in",
+            path: self.dir.clone(),
+            source,
+        })
     }
 
     fn code_path(&self, digest: &Digest, key: &str) -> PathBuf {
@@ -123,7 +128,11 @@ impl ModuleCache {
         let mut file = self.scratch()?;
         let written = file.write_all(bytes).and_then(|()| file.as_file().sync_all());
         let kept = written.and_then(|()| file.persist(path).map_err(|error| error.error));
-        kept.map(drop).map_err(|source| FilterError::Cache { operation: "write", path: path.to_owned(), source })
+        kept.map(drop).map_err(|source| FilterError::Cache {
+            operation: "write",
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 

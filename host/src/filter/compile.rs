@@ -55,11 +55,17 @@ pub struct CompileArgs {
     out: PathBuf,
 }
 
-/// The child's side.
+/// The child's side. What goes wrong is said on stderr in one line, for the parent to read.
 pub fn run(args: CompileArgs) -> anyhow::Result<ExitCode> {
     limit_this_process()?;
     let module = fs::read(&args.module)?;
-    fs::write(&args.out, machine_code(&module)?)?;
+    match machine_code(&module) {
+        Ok(code) => fs::write(&args.out, code)?,
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::new(error));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -82,8 +88,8 @@ fn limit_this_process() -> rustix::io::Result<()> {
 
 fn machine_code(module: &[u8]) -> Result<Vec<u8>, FilterError> {
     let component = inspect::component(module)?;
-    let compiled = wasmtime::Engine::new(&engine::config())
-        .and_then(|engine| engine.precompile_component(&component));
+    let compiled =
+        wasmtime::Engine::new(&engine::config()).and_then(|engine| engine.precompile_component(&component));
     compiled.map_err(|error| FilterError::Invalid(error.into()))
 }
 
@@ -145,7 +151,7 @@ fn compile_in_child(
     let message = match status {
         Some(status) if status.success() => return Ok(()),
         Some(status) => describe(status, &said(&mut child)),
-        None => format!("stopped after {} s", wait.as_secs()),
+        None => format!("the compiler was stopped after {wait:?}"),
     };
     Err(FilterError::Compile { digest: *digest, message })
 }
@@ -181,5 +187,93 @@ fn describe(status: ExitStatus, said: &str) -> String {
         Some(signal) => format!("the compiler was ended by signal {signal} ({limits}) {said}"),
         None if said.is_empty() => format!("the compiler failed: {status}"),
         None => said.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::tests::guest;
+    use crate::filter::{Engine, EngineLimits};
+    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::sync::Arc;
+
+    /// The test that is the compiler when another test starts this program as one.
+    const CHILD: &str = "filter::compile::tests::the_child_of_another_test";
+    const MODULE: &str = "WEIR_TEST_MODULE";
+    const OUT: &str = "WEIR_TEST_OUT";
+
+    struct Setup {
+        dir: tempfile::TempDir,
+        cache: ModuleCache,
+        engine: Arc<Engine>,
+    }
+
+    /// An engine whose compiler is a shell script; `$2` is the module, `$3` where code goes.
+    fn setup(script: &str, wait: Duration) -> Setup {
+        let dir = tempfile::tempdir().unwrap();
+        let exe = dir.path().join("compiler");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o700).open(&exe).unwrap();
+        std::io::Write::write_all(&mut &file, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+        let cache = ModuleCache::open(dir.path().join("modules")).unwrap();
+        let engine = Engine::with_compiler(EngineLimits { memory: 1 << 30 }, Compiler::Child { exe, wait });
+        Setup { dir, cache, engine: engine.unwrap() }
+    }
+
+    impl Setup {
+        fn error(&self, module: &[u8]) -> String {
+            let error = self.engine.load(&self.cache, &self.cache.put(module).unwrap()).unwrap_err();
+            anyhow::Error::new(error).to_string()
+        }
+    }
+
+    fn this_test_program() -> String {
+        let exe = std::env::current_exe().unwrap();
+        format!("{MODULE}=$2 {OUT}=$3 exec {} {CHILD} --exact --ignored --nocapture", exe.display())
+    }
+
+    #[test]
+    #[ignore = "run by other tests as their compiler"]
+    fn the_child_of_another_test() {
+        let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
+        let code = run(CompileArgs { module: path(MODULE), out: path(OUT) }).unwrap();
+        assert_eq!(rustix::process::getpriority_process(None), Ok(NICE));
+        let limit = rustix::process::getrlimit(Resource::As);
+        assert!(limit.maximum.is_some_and(|max| max <= MEMORY_BYTES_MAX));
+        std::process::exit(i32::from(code != ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn a_module_is_compiled_once_in_a_child() {
+        let setup = setup(&format!("echo >> $0.runs\n{}", this_test_program()), WAIT_MAX);
+        let digest = setup.cache.put(guest("drop_debug")).unwrap();
+        setup.engine.load(&setup.cache, &digest).unwrap();
+        setup.engine.load(&setup.cache, &digest).unwrap();
+        assert_eq!(fs::read(setup.dir.path().join("compiler.runs")).unwrap(), b"\n");
+    }
+
+    #[test]
+    fn a_child_says_why_it_refuses_a_module() {
+        let setup = setup(&this_test_program(), WAIT_MAX);
+        let error = setup.error(b"\0asm\x01\0\0\0");
+        assert!(error.contains("without a WIT section"), "{error}");
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_killed() {
+        let setup = setup("exec sleep 600", Duration::from_millis(100));
+        let error = setup.error(guest("drop_debug"));
+        assert!(error.contains("stopped after 100ms"), "{error}");
+    }
+
+    #[test]
+    fn a_child_that_is_killed_or_writes_nonsense_gives_no_module() {
+        let error = setup("kill -KILL $$", WAIT_MAX).error(guest("drop_debug"));
+        assert!(error.contains("signal 9") && error.contains("4 GiB"), "{error}");
+        let error = setup("echo nonsense > $3", WAIT_MAX).error(guest("drop_debug"));
+        assert!(error.contains("load compiled code"), "{error}");
+        let error = setup("exit 3", WAIT_MAX).error(guest("drop_debug"));
+        assert!(error.contains("exit status: 3"), "{error}");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::AtomicU64;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -121,8 +121,7 @@ impl Module {
 
     /// A live filter whose `init` has run with the real config: what fails here never sees a line.
     pub fn prepare(self: &Arc<Self>, context: FilterContext) -> Result<Filter, FilterError> {
-        Filter::new(self.clone(), context)
-            .map_err(|source| FilterError::Init { digest: self.digest, source })
+        Filter::new(self.clone(), context).map_err(|source| FilterError::Init { digest: self.digest, source })
     }
 }
 
@@ -200,10 +199,7 @@ impl Gate {
             if idle >= IDLE_TICKS {
                 doors.asleep = true;
                 let nothing_to_do = |doors: &mut Doors| doors.running == 0 && !doors.closed;
-                doors = self
-                    .ticker
-                    .wait_while(doors, nothing_to_do)
-                    .unwrap_or_else(PoisonError::into_inner);
+                doors = self.ticker.wait_while(doors, nothing_to_do).unwrap_or_else(PoisonError::into_inner);
                 doors.asleep = false;
                 idle = 0;
             }
@@ -255,4 +251,52 @@ fn failed(operation: &'static str) -> impl FnOnce(wasmtime::Error) -> FilterErro
 /// No panic happens while these locks are held, so what they guard is whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn no_more_calls_run_than_there_are_cores() {
+        let gate = Gate { cores: 2, ..Gate::new() };
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _pass = gate.enter();
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!((most.into_inner(), gate.change(|doors| doors.running)), (2, 0));
+    }
+
+    #[test]
+    fn the_ticker_sleeps_when_nothing_runs_and_wakes_for_a_call() {
+        let engine = Engine::with_compiler(EngineLimits { memory: 0 }, Compiler::InProcess).unwrap();
+        let gate = engine.shared.gate.clone();
+        let asleep = || gate.change(|doors| doors.asleep);
+        wait_until("the ticker sleeps", asleep);
+        let pass = engine.shared.enter();
+        wait_until("it wakes", || !asleep());
+        drop(pass);
+        wait_until("it sleeps again", asleep);
+        drop(engine);
+        wait_until("it ends with the engine", || Arc::strong_count(&gate) == 1);
+    }
 }

@@ -64,7 +64,10 @@ pub fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FilterError> {
 
 /// What the engine offers; see `engine::config`.
 fn features() -> WasmFeatures {
-    WasmFeatures::WASM2 | WasmFeatures::EXTENDED_CONST | WasmFeatures::TAIL_CALL | WasmFeatures::COMPONENT_MODEL
+    WasmFeatures::WASM2
+        | WasmFeatures::EXTENDED_CONST
+        | WasmFeatures::TAIL_CALL
+        | WasmFeatures::COMPONENT_MODEL
 }
 
 fn is_core(bytes: &[u8]) -> bool {
@@ -82,7 +85,8 @@ fn componentize(core: &[u8]) -> Result<Vec<u8>, FilterError> {
             return Err(FilterError::Export { export });
         }
     }
-    let made = wit_component::ComponentEncoder::default().module(core).and_then(|mut encoder| encoder.encode());
+    let made =
+        wit_component::ComponentEncoder::default().module(core).and_then(|mut encoder| encoder.encode());
     made.map_err(|error| FilterError::Componentize(error.into()))
 }
 

@@ -23,6 +23,7 @@
 //! is refused untried, with the cause of the last failure: `on_error` holds for lines that the
 //! filter could not be asked about as for those it failed on.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use super::check::{OUTPUT_BYTES_MAX, Output, SET_ASIDE};
 use super::engine::{Module, lock};
 use super::instance::{Instance, thread_cpu};
 use super::voice::Voice;
-use super::{Batch, Counts, ErrorKind, Failure, FilterContext, Outcome, RefusedLine};
+use super::{Batch, ErrorKind, Failure, FilterContext, Outcome, RefusedLine};
 use crate::model::Digest;
 
 /// The least CPU time a part of a batch gets: two ticks of the engine, so that there is a
@@ -78,7 +79,7 @@ impl Filter {
     }
 
     /// The module's own counters.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> BTreeMap<String, u64> {
         lock(&self.voice).counts()
     }
 
@@ -177,7 +178,8 @@ impl Search<'_, '_> {
         let (starts, ends) = (&self.batch.starts[part.clone()], &self.batch.ends[part.clone()]);
         let from = starts.first().copied().unwrap_or(0);
         let to = ends.last().copied().unwrap_or(from);
-        let moved = |places: &[u32]| places.iter().map(|place| place.saturating_sub(from)).collect::<Vec<_>>();
+        let moved =
+            |places: &[u32]| places.iter().map(|place| place.saturating_sub(from)).collect::<Vec<_>>();
         let batch = Batch {
             offset: self.batch.offset + u64::from(from),
             bytes: self.batch.bytes.get(from as usize..to as usize).unwrap_or_default(),

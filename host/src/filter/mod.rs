@@ -14,14 +14,13 @@
 //!
 //! - It reaches nothing but its own memory, [`inspect`]ed imports `log` and `count`, and the batch.
 //! - A call ends: its deadline is CPU time of the calling thread, so a busy host blames no
-//!   innocent line. See [`instance`](self) and [`isolate`](self) for how a bad line is found, and
-//!   for the bound on what finding it costs.
+//!   innocent line (`instance.rs`). A batch ends too: `isolate.rs` says how a bad line is found,
+//!   and what bounds the cost of finding it.
 //! - Its memory is bounded, alone and together with all others; so are its output, its log and
 //!   the names it counts under.
 //! - Its output is believed only after it was checked against the batch.
 //! - Machine code is mapped only if this agent's own compiler wrote it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{EntryName, Topic};
@@ -153,6 +152,3 @@ pub struct Failure {
     /// For people on this host.
     pub message: String,
 }
-
-/// A module's own counters, by name.
-type Counts = BTreeMap<String, u64>;

@@ -1,8 +1,8 @@
 //! What a module says: its log, and its counters. Both outlive its instances.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Counts;
 use crate::model::{Digest, EntryName};
 
 /// Messages a module may log within [`LOG_WINDOW`]; the others are counted.
@@ -24,7 +24,7 @@ pub(super) struct Voice {
     window: Instant,
     logged: u32,
     suppressed: u64,
-    counts: Counts,
+    counts: BTreeMap<String, u64>,
     /// Whether it was said that a name was refused.
     complained: bool,
 }
@@ -37,7 +37,7 @@ impl Voice {
             window: Instant::now(),
             logged: 0,
             suppressed: 0,
-            counts: Counts::new(),
+            counts: BTreeMap::new(),
             complained: false,
         }
     }
@@ -88,7 +88,7 @@ impl Voice {
     }
 
     /// The counters so far.
-    pub(super) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
         self.counts.clone()
     }
 }
