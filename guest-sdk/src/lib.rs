@@ -55,6 +55,8 @@
 //!   lines may be seen again. So a filter must not hold lines back.
 
 #[doc(hidden)]
+#[rustfmt::skip]
+#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, reason = "generated; see tests/bindings.rs")]
 pub mod bindings;
 mod host;
 mod output;

@@ -217,7 +217,7 @@ fn a_bad_line_is_found_among_thousands() {
         assert_eq!(kinds(&outcome), [(1234, kind)], "{misdeed}");
         assert!(outcome.refused[0].message.contains(words), "{misdeed}: {}", outcome.refused[0].message);
         assert!(outcome.verdicts.iter().enumerate().all(|(i, verdict)| *verdict == 1 || i == 1234));
-        assert!(outcome.cpu < Duration::from_secs(2), "{misdeed} took {:?}", outcome.cpu);
+        assert!(outcome.cpu < FILTER_TIMEOUT * 8, "{misdeed} took {:?}", outcome.cpu);
         assert_eq!(outcome.broken_batches, 1);
         assert_eq!(filter.process(&Lines::with_bad(10, &[]).batch()).verdicts, [1; 10]);
     }
