@@ -13,7 +13,11 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 
 use super::Common;
-use crate::config::{self, ListSource, Settings};
+use super::list::runtime;
+use crate::config::{self, EtcdSettings, ListSource, Settings};
+use crate::control::list::{self, Origin};
+use crate::control::lists::Lists;
+use crate::control::modules::Store;
 use crate::model::{Entry, OnError, Problem};
 use crate::sink::probe::{self, KnownTopic, ProbeError};
 
@@ -89,7 +93,7 @@ fn check<W: Write>(settings: &Settings, offline: bool, report: &mut Report<W>) -
     let properties = probe::check_properties(&settings.kafka).map_err(|error| kafka_problem(settings, error));
     report.say("kafka.properties", "librdkafka takes them", properties.err().as_slice())?;
 
-    let list = check_list(settings);
+    let list = check_list(settings, offline);
     report.say("list", &list.source, &list.problems)?;
 
     report.say("policy", &policy_in_words(settings), &check_policy(settings, &list.entries))?;
@@ -114,30 +118,93 @@ struct Listed {
     problems: Vec<Problem>,
 }
 
-fn check_list(settings: &Settings) -> Listed {
-    let (source, problems) = match &settings.list {
-        ListSource::Etcd(etcd) => (format!("etcd {}", etcd.collect_keys.join(", ")), vec![]),
-        ListSource::File(file) => {
-            (file.display().to_string(), check_list_file(file).err().into_iter().collect())
+fn check_list(settings: &Settings, offline: bool) -> Listed {
+    let mut listed = Listed { source: String::new(), entries: Vec::new(), problems: Vec::new() };
+    match &settings.list {
+        ListSource::Etcd(etcd) => {
+            listed.source = format!("etcd {}", etcd.collect_keys.join(", "));
+            if offline {
+                listed.source += " (not asked)";
+            } else {
+                listed.read_keys(etcd);
+            }
         }
-        ListSource::Fixed { path, topic } => (format!("{path} to topic {topic}"), vec![]),
-    };
-    Listed { source, entries: Vec::new(), problems }
+        ListSource::File(file) => {
+            listed.source = file.display().to_string();
+            match fs::read(file) {
+                Ok(text) => listed.read(&text, &Origin::File(file.clone())),
+                Err(error) => listed.problems.push(Problem::new(
+                    file.display().to_string(),
+                    format!("cannot be read: {error}"),
+                    "write a JSON array of entries such as {\"path\": \"/var/log/x.log\", \"topic\": \"x\"} into it",
+                )),
+            }
+        }
+        ListSource::Fixed { path, topic } => {
+            listed.source = format!("{path} to topic {topic}");
+            let text = serde_json::json!([{ "path": absolute(path), "topic": topic }]).to_string();
+            listed.read(text.as_bytes(), &Origin::Settings);
+        }
+    }
+    listed
 }
 
-fn check_list_file(file: &Path) -> Result<(), Problem> {
-    let shown = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|error| {
-        let fix =
-            "write a JSON array of entries such as {\"path\": \"/var/log/x.log\", \"topic\": \"x\"} into it";
-        Problem::new(&*shown, format!("cannot be read: {error}"), fix)
-    })?;
-    match serde_json::from_str::<Vec<serde_json::Value>>(&text) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let place = format!("{shown}:{}:{}", error.line(), error.column());
-            Err(Problem::new(place, format!("no list: {error}"), "write a JSON array of entries"))
+/// The older form has relative paths as well.
+fn absolute(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.into(), |path| path.to_string_lossy().into_owned())
+}
+
+impl Listed {
+    fn read(&mut self, text: &[u8], origin: &Origin) {
+        match list::parse(text, origin) {
+            Err(problem) => self.problems.push(problem),
+            Ok(list) => {
+                self.problems.extend(list.problems);
+                for item in list.items {
+                    match item.checked {
+                        Ok(entry) => self.entries.push(entry),
+                        Err(refused) => self.problems.push(refused.problem),
+                    }
+                }
+            }
         }
+    }
+
+    /// Asks etcd for each key, and for what the tags that its entries name point at.
+    fn read_keys(&mut self, etcd: &EtcdSettings) {
+        let place = format!("etcd {}", etcd.endpoints.join(", "));
+        let answer = runtime().and_then(|runtime| {
+            runtime.block_on(async {
+                for key in &etcd.collect_keys {
+                    let mut lists = Lists::in_etcd(etcd, key).await?;
+                    match lists.read().await?.text {
+                        Some(text) => self.read(&text, &lists.origin()),
+                        None => self.problems.push(Problem::new(
+                            format!("etcd key {key}"),
+                            "no list is there",
+                            "write one with `weir list put FILE`",
+                        )),
+                    }
+                }
+                self.resolve(etcd).await
+            })
+        });
+        if let Err(error) = answer {
+            let fix = "start etcd, or name other endpoints under [etcd] or in WEIR_ETCD_ENDPOINTS";
+            self.problems.push(Problem::new(place, format!("{error:#}"), fix));
+        }
+    }
+
+    async fn resolve(&mut self, etcd: &EtcdSettings) -> anyhow::Result<()> {
+        let mut store = Store::connect(etcd).await?;
+        for entry in &self.entries {
+            let Some(filter) = &entry.filter else { continue };
+            if let Err(error) = store.resolve(&filter.module).await {
+                let fix = format!("push it: `weir module push WASM --tag {}`", filter.module);
+                self.problems.push(Problem::new(entry.name.as_str(), error.chain(), fix));
+            }
+        }
+        Ok(())
     }
 }
 

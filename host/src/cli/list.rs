@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use similar::TextDiff;
 
 use super::Common;
-use crate::config::{EtcdSettings, ListSource, Settings};
+use crate::config::{self, EtcdSettings, ListSource, Settings};
 use crate::control::ControlError;
 use crate::control::list::{self, List, Origin};
 use crate::control::lists::{Lists, Version, text_of};
@@ -117,7 +117,7 @@ pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
         ListCommand::Add(args) => &args.at,
         ListCommand::Rm(args) => &args.at,
     };
-    let settings = settings(common, at.host())?;
+    let settings = config::load_without_kafka(common, at.host())?;
     let done = runtime()?.block_on(async {
         let mut lists = open(&settings, at).await?;
         match &command {
@@ -338,53 +338,6 @@ pub(super) fn with_endpoints(error: anyhow::Error, settings: &Settings) -> anyho
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the asynchronous runtime")
-}
-
-/// The settings, for these commands and `weir module`; with the keys of `host` where one is named.
-///
-/// SHIM until the settings can be loaded: etcd from the command line, everything else made up.
-pub(super) fn settings(common: &Common, host: Option<&str>) -> anyhow::Result<Settings> {
-    use crate::config::{AdminSettings, AgentSettings, KafkaSettings, Limits, OnDelete};
-    let name =
-        host.map_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned(), Into::into);
-    let list = match (&common.etcd_endpoints, &common.config) {
-        (Some(endpoints), _) => ListSource::Etcd(EtcdSettings {
-            endpoints: endpoints.split(',').map(str::to_string).collect(),
-            collect_keys: vec![format!("/weir/{name}/collect")],
-            modules_prefix: "/weir/modules/".into(),
-            agents_prefix: "/weir/agents/".into(),
-            on_delete: OnDelete::Keep,
-            username: None,
-            password: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-        }),
-        (None, Some(file)) => ListSource::File(file.clone()),
-        (None, None) => bail!("--etcd-endpoints is needed"),
-    };
-    Ok(Settings {
-        file: "weir.toml".into(),
-        agent: AgentSettings {
-            name,
-            ip: String::new(),
-            labels: Default::default(),
-            drain: std::time::Duration::from_secs(10),
-        },
-        kafka: KafkaSettings { brokers: String::new(), properties: Default::default() },
-        list,
-        state_dir: "state".into(),
-        admin: AdminSettings { listen: ([127, 0, 0, 1], 9477).into(), socket: "weir.sock".into() },
-        limits: Limits {
-            memory: 0,
-            filter_memory: 0,
-            quarantine: 0,
-            held_files_age: std::time::Duration::ZERO,
-            held_files_bytes: 0,
-        },
-        policy: crate::policy::Policy { roots: None },
-        notes: Vec::new(),
-    })
 }
 
 #[cfg(test)]

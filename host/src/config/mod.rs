@@ -63,9 +63,11 @@ pub fn load(common: &Common, allow: &[PathBuf]) -> Result<Settings, ConfigError>
     load_on(&Host::here(), common, &Instead { allow: allow.into(), ..instead(common) })
 }
 
-/// The same for a command that talks to etcd only and so needs no broker.
-pub fn load_without_kafka(common: &Common) -> Result<Settings, ConfigError> {
-    load_on(&Host::here(), common, &Instead { without_kafka: true, ..instead(common) })
+/// The same for a command that needs no broker. Keys are those of the agent called `name`, where
+/// one is given.
+pub fn load_without_kafka(common: &Common, name: Option<&str>) -> Result<Settings, ConfigError> {
+    let name = name.map(str::to_owned);
+    load_on(&Host::here(), common, &Instead { without_kafka: true, name, ..instead(common) })
 }
 
 /// A `weir.toml` that means what the older `file` means.

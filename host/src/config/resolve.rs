@@ -42,8 +42,10 @@ pub(super) struct Instead {
     pub(super) state_dir: Option<PathBuf>,
     /// Roots for this run.
     pub(super) allow: Vec<PathBuf>,
-    /// Whether the command talks to etcd only.
+    /// Whether the command needs no broker.
     pub(super) without_kafka: bool,
+    /// The agent that is spoken of, where it is not this host's.
+    pub(super) name: Option<String>,
 }
 
 /// The work in hand.
@@ -113,7 +115,7 @@ impl<'a> Resolver<'a> {
             self.problem(&ip.place, format!("{:?} is no IP address", ip.value), fix);
         }
         AgentSettings {
-            name: name.map_or_else(|| self.host.name.clone(), |name| name.value),
+            name: self.instead.name.clone().or(name.map(|name| name.value)).unwrap_or_else(|| self.host.name.clone()),
             ip: ip.map_or_else(|| self.host.ip.clone(), |ip| ip.value),
             labels,
             drain: drain.unwrap_or(DRAIN),

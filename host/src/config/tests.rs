@@ -386,6 +386,7 @@ fn the_environment_goes_before_the_file() {
         state_dir: Some("/elsewhere".into()),
         allow: vec!["/srv".into()],
         without_kafka: false,
+        name: None,
     };
     desk.host.allow = vec!["/opt".into(), "/srv".into()];
     let settings = desk.toml(SMALLEST);

@@ -12,10 +12,11 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::Common;
-use super::list::{At, Change, etcd_of, runtime, settings, with_endpoints};
-use crate::config::EtcdSettings;
+use super::list::{At, Change, etcd_of, runtime, with_endpoints};
+use crate::config::{self, EtcdSettings};
 use crate::control::lists::Lists;
 use crate::control::modules::{Contents, ListWrite, Moved, Store};
+use crate::filter::inspect::inspect;
 use crate::model::{Digest, ModuleRef};
 
 pub mod build;
@@ -93,14 +94,15 @@ fn with_etcd(
     host: Option<&str>,
     work: impl AsyncFnOnce(&EtcdSettings) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
-    let settings = settings(common, host)?;
+    let settings = config::load_without_kafka(common, host)?;
     let done = runtime()?.block_on(work(etcd_of(&settings)?));
     done.map_err(|error| with_endpoints(error, &settings))
 }
 
 async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(&args.wasm).with_context(|| format!("cannot read {}", args.wasm.display()))?;
-    validate(&bytes).with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
+    // What no agent could run does not get into the store.
+    inspect(&bytes).with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
     // Everything that can be refused is looked at before anything is written.
     let change = match &args.with_list {
         Some(file) => {
@@ -130,15 +132,6 @@ async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> 
     }
     println!("{digest}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Refuses what no agent could run, before it is in the store.
-fn validate(bytes: &[u8]) -> anyhow::Result<()> {
-    use wasmparser::Parser;
-    if !Parser::is_component(bytes) && !Parser::is_core_wasm(bytes) {
-        bail!("it is not a WebAssembly binary; build one with `weir module build`");
-    }
-    Ok(())
 }
 
 async fn tag(etcd: &EtcdSettings, args: &TagArgs) -> anyhow::Result<ExitCode> {

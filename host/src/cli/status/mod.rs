@@ -52,7 +52,7 @@ pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
 /// Where the agent listens: as the settings say, or where a unit of systemd has it, whose
 /// `$RUNTIME_DIRECTORY` a user's shell does not know.
 fn socket(common: &Common) -> anyhow::Result<PathBuf> {
-    let settings = config::load_without_kafka(common)?;
+    let settings = config::load_without_kafka(common, None)?;
     let unit = PathBuf::from(SOCKET);
     Ok(if !settings.admin.socket.exists() && unit.exists() { unit } else { settings.admin.socket })
 }
