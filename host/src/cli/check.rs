@@ -18,7 +18,8 @@ use crate::config::{self, EtcdSettings, ListSource, Settings};
 use crate::control::list::{self, Origin};
 use crate::control::lists::Lists;
 use crate::control::modules::Store;
-use crate::model::{Entry, OnError, Problem};
+use crate::filter::inspect::inspect;
+use crate::model::{Entry, ModuleRef, OnError, Problem};
 use crate::sink::probe::{self, KnownTopic, ProbeError};
 
 /// How long Kafka may take to answer.
@@ -33,7 +34,7 @@ pub struct CheckArgs {
     #[arg(long)]
     offline: bool,
     /// Write a weir.toml that means what this older config.ini means, and check nothing
-    #[arg(long, value_name = "CONFIG.INI", conflicts_with = "offline")]
+    #[arg(long, value_name = "CONFIG.INI")]
     convert: Option<PathBuf>,
 }
 
@@ -162,7 +163,10 @@ impl Listed {
                 self.problems.extend(list.problems);
                 for item in list.items {
                     match item.checked {
-                        Ok(entry) => self.entries.push(entry),
+                        Ok(entry) => {
+                            self.problems.extend(module_file_problem(&entry));
+                            self.entries.push(entry);
+                        }
                         Err(refused) => self.problems.push(refused.problem),
                     }
                 }
@@ -206,6 +210,17 @@ impl Listed {
         }
         Ok(())
     }
+}
+
+/// A module named as a file must be there and be a filter.
+fn module_file_problem(entry: &Entry) -> Option<Problem> {
+    let ModuleRef::File(file) = &entry.filter.as_ref()?.module else { return None };
+    let cause = match fs::read(file) {
+        Ok(bytes) => inspect(&bytes).err()?.to_string(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    let cause = format!("module {}: {cause}", file.display());
+    Some(Problem::new(entry.name.as_str(), cause, "build it with `weir module build`, or name another file"))
 }
 
 fn check_policy(settings: &Settings, entries: &[Arc<Entry>]) -> Vec<Problem> {
