@@ -21,8 +21,9 @@ Examples:
   weir run --config config.ini           with the older agent's settings
   weir run --stdout --once               print what would be sent, to the end of the files")]
 pub struct RunArgs {
-    /// Let lists reach files below this directory too; may be given more than once
-    #[arg(long, value_name = "DIR", env = "WEIR_ALLOW", value_delimiter = ':')]
+    /// Let lists reach files below this directory too; may be given more than once. WEIR_ALLOW adds
+    /// further ones, with a colon between them
+    #[arg(long, value_name = "DIR")]
     allow: Vec<PathBuf>,
     /// Print lines instead of producing them; the state is neither opened nor changed
     #[arg(long)]
