@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint guests setup-build setup-lint setup-tools setup-test
+.PHONY: help demo test bench memcheck lint guests setup-build setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 # Examples and misbehaving guests: each folder is a package.
@@ -19,6 +19,10 @@ test: setup-test guests ## Everything: unit, doc and wasm tests; a real Kafka an
 
 bench: setup-test ## CPU time next to kcat, on the same file and broker
 	cargo test --release --package weir --test it -- --ignored --nocapture bench::
+
+memcheck: setup-test ## The sink's tests under valgrind: no buffer is freed while librdkafka reads it
+	cargo --config 'target."cfg(unix)".runner = ["valgrind", "--quiet", "--fair-sched=try", "--error-exitcode=9"]' \
+		test --package weir --lib sink:: -- --test-threads=2
 
 lint: setup-lint ## Format, clippy and documentation, warnings denied
 	cargo fmt --all --check
