@@ -200,7 +200,6 @@ impl Store {
     ) -> Result<Moved, ControlError> {
         check_tag(name).map_err(ControlError::BadName)?;
         let (tag_key, manifest_key) = (tag_key(&self.prefix, name), self.manifest_key(digest));
-        self.get(manifest_key.clone()).await?.ok_or(ControlError::NoBlob(*digest))?;
         let old = self.get(tag_key.clone()).await?;
         let modified = old.as_ref().map_or(0, KeyValue::mod_revision);
         // A record that cannot be read is replaced: moving the tag is how it is mended.
@@ -213,7 +212,7 @@ impl Store {
 
         let mut compares = vec![
             Compare::mod_revision(tag_key.as_str(), CompareOp::Equal, modified),
-            Compare::version(manifest_key, CompareOp::Greater, 0),
+            Compare::version(manifest_key.as_str(), CompareOp::Greater, 0),
         ];
         let mut puts = vec![TxnOp::put(tag_key, json(&Tag { now, history }), None)];
         let mut what = format!("tag `{name}`");
@@ -225,6 +224,7 @@ impl Store {
         let txn = Txn::new().when(compares).and_then(puts);
         let answer = client::call(&format!("write {what}"), self.kv.txn(txn)).await?;
         if !answer.succeeded() {
+            self.get(manifest_key).await?.ok_or(ControlError::NoBlob(*digest))?;
             return Err(ControlError::Moved(what));
         }
         let revision = answer.header().ok_or(ControlError::BadAnswer("write"))?.revision();

@@ -308,8 +308,9 @@ async fn a_module_goes_through_the_store_and_its_tag_is_followed() {
     assert!(matches!(fetcher.fetch(&absent).await, Err(ControlError::NoBlob(_))));
     assert!(matches!(store.tag("redact", &absent, "", None).await, Err(ControlError::NoBlob(_))));
 
-    put(&settings, KEY, &list_of(&[&filtered("redact")])).await;
     let seen = Seen::etcd(&settings, state.path());
+    seen.when_running(&[]).await;
+    put(&settings, KEY, &list_of(&[&filtered("redact")])).await;
     let tag = ModuleRef::Tag("redact".into());
     let untold = seen.when_running(&["/f"]).await;
     assert!(untold.modules[&tag].as_ref().unwrap_err().contains("weir module push"));
@@ -325,6 +326,42 @@ async fn a_module_goes_through_the_store_and_its_tag_is_followed() {
     let mut sizes: Vec<_> = contents.blobs.iter().map(|blob| blob.bytes).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [4, 3_000_000]);
+}
+
+#[tokio::test]
+async fn a_damaged_module_is_refused_until_it_is_pushed_again() {
+    let etcd = Etcd::start();
+    let settings = settings_of(&etcd);
+    let mut store = Store::connect(&settings).await.unwrap();
+    let digest = store.push(b"\0asm", |_| {}).await.unwrap();
+    put(&settings, &format!("/weir/modules/blobs/{}/00000", digest.hex()), "\0bsm").await;
+    assert!(matches!(store.fetch(&digest).await, Err(ControlError::Damaged(_))));
+    store.push(b"\0asm", |_| {}).await.unwrap();
+    assert_eq!(store.fetch(&digest).await.unwrap(), b"\0asm");
+}
+
+#[tokio::test]
+async fn a_password_lets_in_and_without_it_the_reason_is_said() {
+    let (etcd, state) = (Etcd::start(), tempfile::tempdir().unwrap());
+    let mut settings = settings_of(&etcd);
+    put(&settings, KEY, &list_of(&[A])).await;
+    let mut client = client::connect(&settings).await.unwrap();
+    client.user_add("root", "secret", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.auth_enable().await.unwrap();
+    let refused = Store::connect(&settings).await.unwrap().contents().await.unwrap_err();
+    assert!(refused.to_string().ends_with("etcdserver: user name is empty"), "{refused}");
+
+    settings.username = Some("root".into());
+    settings.password = Some(crate::config::Secret("wrong".into()));
+    let refused = client::connect(&settings).await.err().unwrap().to_string();
+    assert!(refused.contains("invalid user ID or password") && !refused.contains("wrong"), "{refused}");
+    settings.password = Some(crate::config::Secret("secret".into()));
+    let seen = Seen::etcd(&settings, state.path());
+    seen.when_running(&["/a"]).await;
+    put(&settings, KEY, &list_of(&[A, B])).await;
+    seen.when_running(&["/a", "/b"]).await;
 }
 
 #[tokio::test]
