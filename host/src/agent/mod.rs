@@ -62,22 +62,29 @@ pub struct Finished {
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum AgentError {
+    /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The stored offsets.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The quarantine.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
+    /// The engine of the filters, or the module cache.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The producer.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The admin address or socket.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The system has no thread for it.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),
+    /// The system has no temporary directory.
     #[error("make a directory for this run")]
     Scratch(#[source] std::io::Error),
 }
@@ -285,12 +292,13 @@ impl Agent {
     }
 
     fn show(&self, order: Vec<EntryName>, refused: &[Refused]) {
+        let damaged = self.shared.quarantine.as_ref().and_then(|quarantine| quarantine.problem());
         let problems = self.wanted.problems.iter().chain(refused.iter().map(|refused| &refused.problem));
         let list = ListStatus {
             source: self.wanted.source.clone(),
             revision: self.wanted.revision,
             state: self.wanted.state,
-            problems: problems.cloned().collect(),
+            problems: problems.cloned().chain(damaged).collect(),
         };
         let refused = refused.iter().map(|refused| EntryStatus {
             cause: refused.problem.cause.clone(),

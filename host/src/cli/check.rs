@@ -366,7 +366,7 @@ mod tests {
         let wanted = [
             "problem  state directory state: state is not a directory; name another under [state]",
             "problem  weir.toml:6:13: kafka.properties.compression.type: Invalid value \"lzma\"",
-            "problem  list.json:2:12: no list: expected value at line 2 column 12; write a JSON array of entries",
+            "problem  list.json:2:12: expected value; mend the JSON",
         ];
         for line in wanted {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -379,7 +379,7 @@ mod tests {
             state_dir: None,
             log_format: super::super::LogFormat::Text,
         };
-        let settings = settings(&common, Some("web1")).unwrap();
+        let settings = config::load_without_kafka(&common, Some("web1")).unwrap();
         let mut etcd = etcd_of(&settings).unwrap().clone();
         assert_eq!(at(None).key(&etcd).unwrap(), "/weir/web1/collect");
         etcd.collect_keys.push("/weir/all".into());

@@ -55,6 +55,7 @@ pub fn run(common: &Common, args: RunArgs) -> anyhow::Result<ExitCode> {
 fn report(finished: Finished, mode: Mode) -> ExitCode {
     let Finished { unfinished, saved } = finished;
     if unfinished == 0 && (saved || mode.stdout) {
+        tracing::info!("stopped; the next start repeats nothing");
         return ExitCode::SUCCESS;
     }
     if unfinished > 0 {

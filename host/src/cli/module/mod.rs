@@ -205,15 +205,3 @@ fn progress(bytes: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {msg}");
     ProgressBar::new(bytes as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_wasm_is_pushed() {
-        assert!(validate(b"\0asm\x01\0\0\0").is_ok());
-        assert!(validate(b"\0asm\x0d\0\x01\0").is_ok());
-        assert!(validate(b"#!/bin/sh").is_err());
-    }
-}
