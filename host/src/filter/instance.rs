@@ -170,7 +170,6 @@ fn begin(store: &mut Store<State>, cpu: Duration, hostcall_bytes: usize) {
     let state = store.data_mut();
     state.deadline = thread_cpu().saturating_add(cpu);
     state.memory.refused = None;
-    state.pending.clear();
     state.last_words = None;
     store.set_hostcall_fuel(hostcall_bytes);
     store.set_epoch_deadline(1);

@@ -344,6 +344,7 @@ fn a_busy_host_blames_no_innocent_line() {
         module.prepare(FilterContext { timeout: alone * 4, ..context(r#"{"do":"slow"}"#) }).unwrap()
     };
     let stop = AtomicBool::new(false);
+    let (mut outcomes, mut waited) = (Vec::new(), false);
     std::thread::scope(|scope| {
         for _ in 0..8 * std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
@@ -353,16 +354,15 @@ fn a_busy_host_blames_no_innocent_line() {
             });
         }
         let began = Instant::now();
-        let mut waited = false;
         while !waited && began.elapsed() < Duration::from_secs(30) {
             let call = Instant::now();
-            let outcome = filter.process(&Lines::with_bad(2, &[1]).batch());
-            assert_eq!(outcome.verdicts, [1, 1], "{outcome:?}");
+            outcomes.push(filter.process(&Lines::with_bad(2, &[1]).batch()));
             waited = call.elapsed() > alone * 4;
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(waited, "the host was never busy enough to prove anything");
     });
+    assert!(waited, "the host was never busy enough to prove anything");
+    assert!(outcomes.iter().all(|outcome| outcome.broken_batches == 0), "{outcomes:?}");
 }
 
 #[test]

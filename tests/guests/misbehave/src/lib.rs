@@ -171,7 +171,7 @@ fn misbehave(what: Misdeed, bad: &[bool], mut out: Output) -> Result<Output, Str
             count("seen", 1);
             panic!("a bad line");
         }
-        Misdeed::Slow => each_bad(bad, |_| spend(2_000_000)),
+        Misdeed::Slow => each_bad(bad, |_| spend(10_000_000)),
         Misdeed::Nothing
         | Misdeed::InitLoop
         | Misdeed::InitTrap
