@@ -162,7 +162,10 @@ fn a_bad_entry_is_refused_with_cause_and_does_not_stop_the_good_ones() {
         assert!(!cause.is_empty(), "{name} is refused with a cause: {entries:#?}");
     }
     let outside = weir.entry("outside");
-    assert!(outside["cause"].as_str().is_some_and(|cause| cause.contains("no root of this host's policy")), "{outside}");
+    assert!(
+        outside["cause"].as_str().is_some_and(|cause| cause.contains("no root of this host's policy")),
+        "{outside}"
+    );
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn threads_and_tasks_are_started_by_their_owners_only() {
     hold("only the agent starts threads and tasks", |source| {
         let code = source.code();
         let start = STARTS.iter().find(|start| code.contains(**start))?;
-        let owner = OWNERS.contains(&source.room()) || SERVANTS.iter().any(|file| source.path == Path::new(file));
+        let owner =
+            OWNERS.contains(&source.room()) || SERVANTS.iter().any(|file| source.path == Path::new(file));
         (!owner).then(|| format!("has {start}"))
     });
 }

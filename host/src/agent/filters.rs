@@ -85,7 +85,13 @@ impl Filters {
     }
 
     /// A running entry may want another filter than before.
-    pub(super) fn want(&mut self, known: &Entry, entry: &Arc<Entry>, inbox: &Sender<Message>, modules: &Modules) {
+    pub(super) fn want(
+        &mut self,
+        known: &Entry,
+        entry: &Arc<Entry>,
+        inbox: &Sender<Message>,
+        modules: &Modules,
+    ) {
         if entry.filter.is_some() {
             self.ask(entry, inbox, modules);
         } else if known.filter.is_some() {
@@ -182,13 +188,20 @@ impl Filters {
 
 impl Loader {
     /// Which module it is, and with what; or why that cannot be told.
-    fn resolve(&self, entry: &Entry, spec: &FilterSpec, modules: &Modules) -> Result<(Digest, FilterSpec), String> {
+    fn resolve(
+        &self,
+        entry: &Entry,
+        spec: &FilterSpec,
+        modules: &Modules,
+    ) -> Result<(Digest, FilterSpec), String> {
         let digest = match modules.get(&spec.module) {
             Some(Ok(digest)) => *digest,
             Some(Err(cause)) => return Err(cause.clone()),
             None => return Err(format!("module {} is not known", spec.module)),
         };
-        self.policy.check_module(entry.name.as_str(), &digest).map_err(|problem| format!("{}; {}", problem.cause, problem.fix))?;
+        self.policy
+            .check_module(entry.name.as_str(), &digest)
+            .map_err(|problem| format!("{}; {}", problem.cause, problem.fix))?;
         Ok((digest, spec.clone()))
     }
 

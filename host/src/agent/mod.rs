@@ -150,9 +150,10 @@ pub async fn run(
         let checkpoints = checkpoints.clone();
         move || checkpoints.run()
     })?;
-    let (wanted, task, fetcher) = control::start(&settings, Arc::new(move |bytes: &[u8]| {
-        cache.put(bytes).map_err(std::io::Error::other)
-    }));
+    let (wanted, task, fetcher) = control::start(
+        &settings,
+        Arc::new(move |bytes: &[u8]| cache.put(bytes).map_err(std::io::Error::other)),
+    );
     let (stopped, stopping) = watch::channel(());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task);
@@ -178,7 +179,9 @@ pub async fn run(
     let drain = settings.agent.drain;
     let mut finished = agent.run(wanted, ending, stop, drain).await;
     checkpoints.stop();
-    finished.saved = tokio::task::spawn_blocking(move || writer.join().is_ok() && checkpoints.flush()).await.unwrap_or(false);
+    finished.saved = tokio::task::spawn_blocking(move || writer.join().is_ok() && checkpoints.flush())
+        .await
+        .unwrap_or(false);
     if let Some(kafka) = kafka {
         // All is acknowledged or given up by now: nothing to wait for.
         let _ = tokio::task::spawn_blocking(move || kafka.stop(Instant::now() + ENDING)).await;
@@ -189,7 +192,11 @@ pub async fn run(
     Ok(finished)
 }
 
-async fn prepare(settings: &Settings, mode: Mode, board: &Board) -> Result<(Shared, Parts, Filters, ModuleCache), AgentError> {
+async fn prepare(
+    settings: &Settings,
+    mode: Mode,
+    board: &Board,
+) -> Result<(Shared, Parts, Filters, ModuleCache), AgentError> {
     let (state, checkpoints, quarantine) = if mode.stdout {
         (None, Checkpoints::none(), None)
     } else {
@@ -199,7 +206,8 @@ async fn prepare(settings: &Settings, mode: Mode, board: &Board) -> Result<(Shar
         (Some(state), checkpoints, Some(quarantine))
     };
     let cache = ModuleCache::open(settings.state_dir.join("modules"))?;
-    let kafka = if mode.stdout { None } else { Some(KafkaSink::start(&settings.kafka, settings.limits.memory)?) };
+    let kafka =
+        if mode.stdout { None } else { Some(KafkaSink::start(&settings.kafka, settings.limits.memory)?) };
     let sink: Arc<dyn Sink> = match &kafka {
         Some(kafka) => kafka.clone(),
         None => Arc::new(StdoutSink::new()),
@@ -217,7 +225,10 @@ async fn prepare(settings: &Settings, mode: Mode, board: &Board) -> Result<(Shar
         sink,
         watcher: Watcher::start(),
         board: board.clone(),
-        held_limits: HeldLimits { age: settings.limits.held_files_age, bytes: settings.limits.held_files_bytes },
+        held_limits: HeldLimits {
+            age: settings.limits.held_files_age,
+            bytes: settings.limits.held_files_bytes,
+        },
         mode,
     };
     Ok((shared, Parts { state, kafka, admin }, filters, cache))
@@ -284,7 +295,13 @@ impl Agent {
         for refused in &refused {
             warn!(entry = refused.name, problem = %refused.problem, "refused");
         }
-        info!(source = wanted.source, revision = wanted.revision, entries = entries.len(), refused = refused.len(), "applies the list");
+        info!(
+            source = wanted.source,
+            revision = wanted.revision,
+            entries = entries.len(),
+            refused = refused.len(),
+            "applies the list"
+        );
         self.entries = entries;
         self.wanted = wanted;
         self.converge();
@@ -314,7 +331,9 @@ impl Agent {
         for name in names {
             let wanted = self.entries.get(&name).cloned();
             match (self.running.get_mut(&name), wanted) {
-                (Some(running), wanted) if !wanted.as_ref().is_some_and(|wanted| same_source(&running.entry, wanted)) => {
+                (Some(running), wanted)
+                    if !wanted.as_ref().is_some_and(|wanted| same_source(&running.entry, wanted)) =>
+                {
                     if running.over.is_some() {
                         self.running.remove(&name);
                         self.converge_new(&name);
@@ -352,7 +371,10 @@ impl Agent {
 
     fn start(&self, entry: &Arc<Entry>) -> Result<Running, AgentError> {
         let shared = &self.shared;
-        let report = || EntryReport { status: blank(entry.name.as_str(), &entry.path, entry.topic.as_str()), figures: Figures::default() };
+        let report = || EntryReport {
+            status: blank(entry.name.as_str(), &entry.path, entry.topic.as_str()),
+            figures: Figures::default(),
+        };
         let setup = Setup {
             entry: entry.clone(),
             host: shared.host.clone(),
@@ -366,7 +388,8 @@ impl Agent {
             held_limits: shared.held_limits,
             once: shared.mode.once,
         };
-        let (pipeline, inbox) = Pipeline::new(setup).map_err(|error| AgentError::Thread(std::io::Error::other(error)))?;
+        let (pipeline, inbox) =
+            Pipeline::new(setup).map_err(|error| AgentError::Thread(std::io::Error::other(error)))?;
         let (ended, name) = (self.ended.clone(), entry.name.clone());
         let thread = spawn(entry.name.as_str(), move || {
             let told = Told { ended, name };
@@ -435,7 +458,9 @@ impl Agent {
         }
         while self.running.values().any(|running| running.thread.is_some()) {
             let Some(name) = ending.recv().await else { break };
-            let Some(thread) = self.running.get_mut(&name).and_then(|running| running.thread.take()) else { continue };
+            let Some(thread) = self.running.get_mut(&name).and_then(|running| running.thread.take()) else {
+                continue;
+            };
             let ended = tokio::task::spawn_blocking(move || thread.join()).await.ok().and_then(Result::ok);
             self.finished.unfinished += ended.unwrap_or_default().unfinished;
         }
@@ -485,7 +510,10 @@ fn blank(name: &str, path: &str, topic: &str) -> EntryStatus {
     }
 }
 
-fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, AgentError> {
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, AgentError> {
     // Linux shows 15 bytes of a thread's name.
     let name: String = name.chars().filter(|c| !c.is_control()).take(15).collect();
     std::thread::Builder::new().name(name).spawn(work).map_err(AgentError::Thread)

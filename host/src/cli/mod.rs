@@ -33,10 +33,22 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILE", env = "WEIR_CONFIG")]
     pub config: Option<PathBuf>,
     /// Kafka brokers, in place of `kafka.brokers`; `mock` is an in-process broker
-    #[arg(long, global = true, value_name = "HOST:PORT,…", env = "WEIR_KAFKA_BROKERS", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        env = "WEIR_KAFKA_BROKERS",
+        hide_short_help = true
+    )]
     pub kafka_brokers: Option<String>,
     /// etcd endpoints, in place of `etcd.endpoints`
-    #[arg(long, global = true, value_name = "HOST:PORT,…", env = "WEIR_ETCD_ENDPOINTS", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        env = "WEIR_ETCD_ENDPOINTS",
+        hide_short_help = true
+    )]
     pub etcd_endpoints: Option<String>,
     /// State directory, in place of `state.dir`
     #[arg(long, global = true, value_name = "DIR", env = "WEIR_STATE_DIR", hide_short_help = true)]

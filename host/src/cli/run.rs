@@ -59,10 +59,14 @@ fn report(finished: Finished, mode: Mode) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if unfinished > 0 {
-        eprintln!("weir: stopped before all was acknowledged; the next start may repeat up to {unfinished} lines");
+        eprintln!(
+            "weir: stopped before all was acknowledged; the next start may repeat up to {unfinished} lines"
+        );
     }
     if !saved && !mode.stdout {
-        eprintln!("weir: the last offsets could not be written; the next start repeats lines since the last that were");
+        eprintln!(
+            "weir: the last offsets could not be written; the next start repeats lines since the last that were"
+        );
     }
     ExitCode::FAILURE
 }

@@ -115,7 +115,12 @@ impl<'a> Resolver<'a> {
             self.problem(&ip.place, format!("{:?} is no IP address", ip.value), fix);
         }
         AgentSettings {
-            name: self.instead.name.clone().or(name.map(|name| name.value)).unwrap_or_else(|| self.host.name.clone()),
+            name: self
+                .instead
+                .name
+                .clone()
+                .or(name.map(|name| name.value))
+                .unwrap_or_else(|| self.host.name.clone()),
             ip: ip.map_or_else(|| self.host.ip.clone(), |ip| ip.value),
             labels,
             drain: drain.unwrap_or(DRAIN),
