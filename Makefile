@@ -5,6 +5,7 @@
 .PHONY: help demo test bench memcheck lint guests setup-build setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
+WASM := wasm32-unknown-unknown
 # Examples and misbehaving guests: each folder is a package.
 GUESTS := $(notdir $(wildcard examples/*)) $(addprefix guest_,$(notdir $(wildcard tests/guests/*)))
 
@@ -12,7 +13,8 @@ help: ## This
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: setup-build ## See it work: a log, a filter, a broker, all in one process
-	@cargo run --quiet --package weir -- demo
+	@cargo build --quiet --profile guest --target $(WASM) --package drop_debug --package redact
+	@cargo run --quiet --package weir -- demo --modules $(or $(CARGO_TARGET_DIR),target)/$(WASM)/guest
 
 test: setup-test guests ## Everything: unit, doc and wasm tests; a real Kafka and a real etcd
 	cargo test --workspace
@@ -30,7 +32,7 @@ lint: setup-lint ## Format, clippy and documentation, warnings denied
 	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 
 guests: setup-build
-	cargo build --quiet --profile guest --target wasm32-unknown-unknown $(addprefix --package=,$(GUESTS))
+	cargo build --quiet --profile guest --target $(WASM) $(addprefix --package=,$(GUESTS))
 
 setup-build:
 	@tests/setup.sh build

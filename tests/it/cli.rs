@@ -1,7 +1,10 @@
 //! What people type: forms, effects, exit codes, and messages that say what to do.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use weir_tests::etcd::Etcd;
+use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::LineFile;
 use weir_tests::wait::SOON;
@@ -162,10 +165,25 @@ fn what_is_no_filter_is_not_pushed() {
 
 #[test]
 fn the_demo_tells_its_story_and_loses_nothing() {
-    let said = unconnected().bare(&["demo", "--for", "5"]);
-    let code = said.code();
-    let text = said.stdout + &said.stderr;
-    assert_eq!(code, 0, "{text}");
-    assert!(text.contains("0 lost"), "{text}");
+    let modules = ["drop_debug", "redact"].map(guests::path);
+    let modules = modules[0].parent().and_then(Path::to_str).expect("a directory");
+    let said = unconnected().bare(&["demo", "--for", "5", "--modules", modules]);
+    let text = said.clone().ok();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.ends_with("dropped by the filter: 0 lost, 0 repeated"), "{text}");
+    for words in ["redact took over", "The new config took over", "Line "] {
+        assert!(text.contains(words), "{words:?} in\n{text}");
+    }
     assert!(!text.contains('\u{1b}'), "plain where it is piped: {text:?}");
+    assert_eq!(said.stderr, "", "the agent's own log is elsewhere");
+}
+
+#[test]
+fn the_demo_shows_the_rest_where_there_are_no_filters() {
+    let text = unconnected().bare(&["demo", "--for", "2"]).ok();
+    assert!(text.contains("--modules"), "{text}");
+    assert!(text.ends_with("+ 0 dropped by the filter: 0 lost, 0 repeated\n"), "{text}");
+    let absent = unconnected().bare(&["demo", "--for", "2", "--modules", "absent"]);
+    assert_eq!(absent.code(), 1);
+    assert!(absent.stderr.contains("absent/drop_debug.wasm"), "{}", absent.stderr);
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::budget::Charge;
 use crate::model::{RecordKey, Topic};
 
+pub mod consume;
 pub mod kafka;
 pub mod probe;
 pub mod stdout;

@@ -558,6 +558,12 @@ impl Mock {
         MockCluster::new(1).map(Self).map_err(|error| SinkError::Create { cause: error.to_string() })
     }
 
+    /// Gives it a topic of one partition. Others it makes itself, of several.
+    pub(super) fn create_topic(&self, topic: &Topic) -> Result<(), SinkError> {
+        let created = self.0.create_topic(topic.as_str(), 1, 1);
+        created.map_err(|error| SinkError::Create { cause: error.to_string() })
+    }
+
     /// Its address, as `bootstrap.servers`.
     pub(super) fn bootstrap_servers(&self) -> String {
         self.0.bootstrap_servers()
