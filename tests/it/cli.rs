@@ -170,7 +170,7 @@ fn the_demo_tells_its_story_and_loses_nothing() {
     let said = unconnected().bare(&["demo", "--for", "5", "--modules", modules]);
     let text = said.clone().ok();
     let last = text.lines().last().unwrap_or_default();
-    assert!(last.ends_with("dropped by the filter: 0 lost, 0 repeated"), "{text}");
+    assert!(last.ends_with("filtered: 0 lost, 0 repeated"), "{text}");
     for words in ["redact took over", "The new config took over", "Line "] {
         assert!(text.contains(words), "{words:?} in\n{text}");
     }
@@ -182,7 +182,7 @@ fn the_demo_tells_its_story_and_loses_nothing() {
 fn the_demo_shows_the_rest_where_there_are_no_filters() {
     let text = unconnected().bare(&["demo", "--for", "2"]).ok();
     assert!(text.contains("--modules"), "{text}");
-    assert!(text.ends_with("+ 0 dropped by the filter: 0 lost, 0 repeated\n"), "{text}");
+    assert!(text.ends_with("+ 0 filtered: 0 lost, 0 repeated\n"), "{text}");
     let absent = unconnected().bare(&["demo", "--for", "2", "--modules", "absent"]);
     assert_eq!(absent.code(), 1);
     assert!(absent.stderr.contains("absent/drop_debug.wasm"), "{}", absent.stderr);

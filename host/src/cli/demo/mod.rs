@@ -39,18 +39,21 @@ const TOPIC: &str = "app";
 const FRAME: Duration = Duration::from_millis(100);
 /// How long anything may take that the story waits for, on a busy host: compiling, above all.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the agent may take at the end to deliver the rest.
+const REST_MAX: Duration = Duration::from_secs(20);
 /// Where a package puts the demo's filters, from where the program is.
 const MODULES: &str = "../share/weir";
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The demo needs no settings and no network: broker, list, log and state are its own and gone afterwards.
-Its filters are drop_debug.wasm and redact.wasm, from the examples of weir's source: `make demo` builds
-them. Without them it shows the rest.
+The demo needs no settings and no network: broker, list, log and state are its own,
+and gone afterwards. Its filters are drop_debug.wasm and redact.wasm, two examples in
+the source of weir: `make demo` builds them. Without them it shows the rest.
 
-Exit code 0: what was written, what the agent counted and what a consumer found on the topic add up,
-nothing lost, nothing repeated. 1: they do not; standard error says which.")]
+Exit code 0: what was written, what the agent counted and what a consumer found on
+the topic add up: nothing lost, nothing repeated. 1: they do not; standard error says
+which sums.")]
 pub struct DemoArgs {
     /// How long the log is written; the end follows within seconds
     #[arg(long = "for", value_name = "SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(2..=3600))]
@@ -83,8 +86,8 @@ struct Show {
 pub fn run(_common: &Common, args: DemoArgs) -> anyhow::Result<ExitCode> {
     let modules = Modules::find(args.modules.as_deref())?;
     let show = Show::open(Duration::from_secs(args.seconds))?;
-    match show.tell(modules.as_ref()) {
-        Ok(_) => show.close(modules.is_some()),
+    match show.acts(modules.as_ref()).and_then(|_| show.epilogue()) {
+        Ok(()) => show.close(modules.is_some()),
         Err(error) => Err(show.cause(error)),
     }
 }
@@ -130,8 +133,8 @@ impl Show {
         Ok(Self { screen, rig, log, witness, begun, length, interrupted, _broker: broker })
     }
 
-    /// The acts, one after the other; like each of them, false if somebody interrupts.
-    fn tell(&self, modules: Option<&Modules>) -> anyhow::Result<bool> {
+    /// The acts, one after the other. Like each of them, false if somebody interrupts.
+    fn acts(&self, modules: Option<&Modules>) -> anyhow::Result<bool> {
         let mut goes_on = self.prologue(modules)?;
         if let Some(modules) = modules {
             goes_on = goes_on && self.swap(modules)? && self.configure(modules)?;
@@ -142,9 +145,10 @@ impl Show {
     /// A log, a list, the first lines on the topic.
     fn prologue(&self, modules: Option<&Modules>) -> anyhow::Result<bool> {
         self.screen
-            .print("weir demo: a service, its log, the agent and a Kafka broker, all in this process.\n")?;
+            .print("weir demo: a service, its log, the agent and a Kafka broker, all in this process.")?;
+        self.screen.print("")?;
         self.screen.say(&format!(
-            "A service writes {} lines a second to app.log; every fourth is a DEBUG line.",
+            "A service writes {} lines a second to app.log, every fourth of them DEBUG.",
             HumanCount(LINES_PER_SECOND)
         ))?;
         self.screen.say(match modules {
@@ -159,7 +163,7 @@ impl Show {
         })?;
         self.rig.collect(TOPIC, modules.map(|modules| json!({"module": modules.drop_debug})))?;
         let come = self.until("the first lines come", |show| show.witness.look(|seen| seen.records > 0))?;
-        Ok(come && self.scene("The first lines are on the topic. A consumer finds:")?)
+        Ok(come && self.scene("The first lines are on the topic. A consumer finds")?)
     }
 
     /// Another module, live.
@@ -180,7 +184,7 @@ impl Show {
         if !self.play(0.5)? {
             return Ok(false);
         }
-        self.screen.say("Users are to be blanked out, too: the same module, another config in the list.")?;
+        self.screen.say("Users are to be blanked out, too: the same module, another config.")?;
         self.rig.collect(TOPIC, Some(modules.redact(&["token", "user"])))?;
         self.adopt(Version::NoTokenNoUser, "The new config took over")
     }
@@ -192,7 +196,7 @@ impl Show {
         self.until(what, |_| first().is_some())?;
         let Some(line) = first() else { return Ok(false) };
         let seconds = asked.elapsed().as_secs_f32();
-        self.scene(&format!("{what} {seconds:.1} s later, from line {} on:", HumanCount(line)))
+        self.scene(&format!("{what} {seconds:.1} s later, from line {} on", HumanCount(line)))
     }
 
     /// The log is renamed, and a new one begun.
@@ -209,18 +213,23 @@ impl Show {
         if come {
             let [last, first] = ends.map(HumanCount);
             self.screen.say(&format!(
-                "Line {last} ended the old file and line {first} began the new one: both are on the topic."
+                "Line {last} ended the old file and line {first} began the new one:\n\
+                 both are on the topic."
             ))?;
         }
         Ok(come)
+    }
+
+    fn epilogue(&self) -> anyhow::Result<()> {
+        let text = "The service stops. The agent delivers the rest, writes its offsets and stops.";
+        Ok(self.screen.say(text)?)
     }
 
     /// The end of the writing, the end of the agent, the sums.
     fn close(self, filtered: bool) -> anyhow::Result<ExitCode> {
         let Self { mut screen, rig, log, witness, _broker, .. } = self;
         let written = log.stop().context("write the log")?;
-        screen.say("The service stops. The agent delivers the rest, writes its offsets and stops.")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REST_MAX;
         let board = loop {
             let now = picture(written.lines, &witness, &rig);
             screen.show(&now);
@@ -272,11 +281,10 @@ impl Show {
         Ok(true)
     }
 
-    /// A sentence about what is on the topic now, and where nothing else shows it, that too.
+    /// A sentence about what is on the topic now.
     fn scene(&self, text: &str) -> anyhow::Result<bool> {
         let goes_on = self.frame()?;
-        self.screen.say(text)?;
-        self.screen.quote(&self.witness.look(|seen| seen.latest.clone()))?;
+        self.screen.quote(text, &self.witness.look(|seen| seen.latest.clone()))?;
         Ok(goes_on)
     }
 
@@ -290,16 +298,16 @@ impl Show {
         Ok(!self.interrupted.load(Ordering::Relaxed))
     }
 
-    /// Why the story could not be told: what ended the agent or the consumer, if one of them ended.
+    /// Stops everything. Why the story could not be told: what ended the agent, the service or the
+    /// consumer, if one of them ended by itself.
     fn cause(self, error: anyhow::Error) -> anyhow::Error {
-        let ended = if self.rig.is_over() {
-            self.rig.stop().err()
-        } else if self.witness.is_over() {
-            self.witness.finish().err()
-        } else {
-            None
-        };
-        ended.unwrap_or(error)
+        let Self { rig, log, witness, .. } = self;
+        let deaf = witness.is_over();
+        match (rig.stop(), log.stop().context("write the log")) {
+            (Err(cause), _) | (_, Err(cause)) => cause,
+            _ if deaf => witness.finish().err().unwrap_or(error),
+            _ => error,
+        }
     }
 }
 

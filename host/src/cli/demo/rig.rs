@@ -24,10 +24,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// The running agent and its directory.
 pub(super) struct Rig {
-    dir: TempDir,
-    runtime: Runtime,
     agent: JoinHandle<Result<Finished, AgentError>>,
     stop: oneshot::Sender<()>,
+    runtime: Runtime,
+    dir: TempDir,
 }
 
 impl Rig {

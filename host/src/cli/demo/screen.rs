@@ -57,11 +57,16 @@ impl Screen {
         self.print(&format!("{time} {}", text.replace('\n', &format!("\n{INDENT}"))))
     }
 
-    /// Lines from the topic, where no picture shows them.
-    pub(super) fn quote<'a>(&self, lines: impl IntoIterator<Item = &'a String>) -> io::Result<()> {
+    /// A sentence about lines on the topic. Where no picture shows them, they follow it.
+    pub(super) fn quote<'a>(
+        &self,
+        text: &str,
+        lines: impl IntoIterator<Item = &'a String>,
+    ) -> io::Result<()> {
         if self.picture.is_some() {
-            return Ok(());
+            return self.say(&format!("{text}."));
         }
+        self.say(&format!("{text}:"))?;
         lines.into_iter().try_for_each(|line| self.print(&format!("{INDENT}  {line}")))
     }
 
@@ -107,7 +112,7 @@ impl Screen {
         let digest = filter.map(|filter| filter.digest.chars().take(15).collect()).unwrap_or_default();
         let topic = entry.map_or(String::new(), |entry| format!("topic {}", entry.topic));
         let arrow: String =
-            (0..ARROW - 2).map(|at| if (at + frame * 2) % 3 == 0 { '╌' } else { '─' }).collect();
+            (0..ARROW - 2).map(|at| if (at + frame * 2).is_multiple_of(3) { '╌' } else { '─' }).collect();
         let row = |cells: [String; 3], between: &str| {
             let [first, second, third] = cells.map(|cell| format!("{cell:<COLUMN$}"));
             format!("{INDENT}{first}{between:<ARROW$}{second}{between:<ARROW$}{third}")

@@ -58,7 +58,7 @@ impl Sums {
     fn reordered(&self) -> u64 {
         let (places, cut) = (&self.seen.places, self.written.rotated_at.unwrap_or(u64::MAX));
         let (first, second) = places.split_at(places.len().min(cut as usize));
-        [first, second].into_iter().map(|file| descents(file)).sum()
+        [first, second].into_iter().map(descents).sum()
     }
 
     /// Every sum that does not hold, in words. None is how it should be.
@@ -99,8 +99,7 @@ impl Sums {
             [self.written.lines, self.seen.records, self.board.filtered].map(HumanCount);
         let (lost, repeated) = (HumanCount(self.lost()), HumanCount(self.seen.repeated));
         format!(
-            "{written} lines written = {topic} on the topic + {dropped} dropped by the filter: \
-             {lost} lost, {repeated} repeated"
+            "{written} lines written = {topic} on the topic + {dropped} filtered: {lost} lost, {repeated} repeated"
         )
     }
 }
@@ -133,6 +132,9 @@ impl fmt::Display for Sums {
             row("  = kept by drop_debug", first)?;
             row("  + made by redact", second)?;
             row("  + made by redact with its second config", third)?;
+            if seen.strange == 0 && seen.gone_back == 0 {
+                writeln!(f, "    each by exactly one of them, and in this order")?;
+            }
         }
         Ok(())
     }
@@ -166,10 +168,7 @@ mod tests {
     fn sums_that_hold_say_so() {
         let sums = sums(&records());
         assert_eq!(sums.broken(), [""; 0]);
-        assert_eq!(
-            sums.sentence(),
-            "8 lines written = 7 on the topic + 1 dropped by the filter: 0 lost, 0 repeated"
-        );
+        assert_eq!(sums.sentence(), "8 lines written = 7 on the topic + 1 filtered: 0 lost, 0 repeated");
     }
 
     #[track_caller]
@@ -214,8 +213,9 @@ mod tests {
         mingled.retain(|(line, _)| *line != 5);
         mingled.push((5, Version::NoTokenNoUser));
         let mut sums = sums(&mingled);
-        sums.written.rotated_at = Some(6);
         assert_eq!(sums.broken(), [""; 0]);
+        sums.written.rotated_at = None;
+        assert_broken(&sums, "before an earlier line");
     }
 
     #[test]
