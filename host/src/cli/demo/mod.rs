@@ -144,21 +144,20 @@ impl Show {
 
     /// A log, a list, the first lines on the topic.
     fn prologue(&self, modules: Option<&Modules>) -> anyhow::Result<bool> {
-        self.screen
-            .print("weir demo: a service, its log, the agent and a Kafka broker, all in this process.")?;
+        self.screen.print("weir demo: a service, its log, the agent and a broker, all in this process.")?;
         self.screen.print("")?;
         self.screen.say(&format!(
-            "A service writes {} lines a second to app.log, every fourth of them DEBUG.",
+            "A service writes {} lines a second to app.log, every fourth DEBUG.",
             HumanCount(LINES_PER_SECOND)
         ))?;
         self.screen.say(match modules {
             Some(_) => {
-                "The collect list names the log, a topic, and a filter: drop_debug, a function\n\
-                 in Rust compiled to WebAssembly."
+                "The collect list names the log, a topic, and a filter: drop_debug,\n\
+                 a function in Rust compiled to WebAssembly."
             }
             None => {
-                "The collect list names the log and a topic. It could name a filter, but there\n\
-                 is none here: `make demo` builds two, and --modules says where they are."
+                "The collect list names the log and a topic. It could name a filter, but\n\
+                 there is none here: `make demo` builds two, --modules says where."
             }
         })?;
         self.rig.collect(TOPIC, modules.map(|modules| json!({"module": modules.drop_debug})))?;
@@ -172,8 +171,8 @@ impl Show {
             return Ok(false);
         }
         self.screen.say(
-            "DEBUG lines are wanted after all, but without tokens: the list now names redact.\n\
-             It is compiled and tried while drop_debug goes on.",
+            "DEBUG lines are wanted after all, but without tokens: the list now\n\
+             names redact. It is compiled and tried while drop_debug goes on.",
         )?;
         self.rig.collect(TOPIC, Some(modules.redact(&["token"])))?;
         self.adopt(Version::NoToken, "redact took over")
@@ -205,7 +204,7 @@ impl Show {
             return Ok(false);
         }
         self.log.rotate().context("rotate the log")?;
-        self.screen.say("logrotate renames app.log to app.log.1, and the service opens a new app.log.")?;
+        self.screen.say("The log is rotated: app.log becomes app.log.1, and a new app.log begins.")?;
         let Some(cut) = self.log.written().rotated_at else { return Ok(false) };
         let ends = [cut.saturating_sub(1), cut];
         let both = |show: &Self| show.witness.look(|seen| ends.iter().all(|line| seen.has(*line)));
@@ -221,7 +220,7 @@ impl Show {
     }
 
     fn epilogue(&self) -> anyhow::Result<()> {
-        let text = "The service stops. The agent delivers the rest, writes its offsets and stops.";
+        let text = "The service stops. The agent delivers the rest, and stops.";
         Ok(self.screen.say(text)?)
     }
 
