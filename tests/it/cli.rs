@@ -164,6 +164,19 @@ fn what_is_no_filter_is_not_pushed() {
 }
 
 #[test]
+fn a_module_is_inspected() {
+    let module = guests::path("drop_debug");
+    let said = unconnected().bare(&["module", "inspect", module.to_str().expect("text"), "--json"]).ok();
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&said["accepted"], &said["interface"]), (&json!(true), &json!("0.1.0")));
+    let weir = unconnected();
+    std::fs::write(weir.file("a.wasm"), "no wasm").expect("write a file");
+    let said = weir.bare(&["module", "inspect", "a.wasm"]);
+    assert_eq!(said.code(), 1);
+    assert!(said.stdout.contains("accepted   no: this is not a WebAssembly file"), "{said:?}");
+}
+
+#[test]
 fn the_demo_tells_its_story_and_loses_nothing() {
     let modules = ["drop_debug", "redact"].map(guests::path);
     let modules = modules[0].parent().and_then(Path::to_str).expect("a directory");

@@ -13,6 +13,7 @@ pub mod list;
 pub mod module;
 pub mod run;
 pub mod status;
+mod visible;
 
 /// Follows log files, filters their lines in WebAssembly, produces them to Kafka; loses none.
 #[derive(Debug, Parser)]

@@ -1,10 +1,14 @@
 //! Says what a WebAssembly file is and whether a filter may be what it is.
 //!
-//! In: bytes. Out: a [`ModuleInfo`], or a component to compile. Nothing is executed.
+//! In: bytes. Out: a [`ModuleInfo`], a [`Report`], or a component to compile. Nothing is executed.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload, TypeBounds, Validator, WasmFeatures};
+use wasmparser::{
+    ComponentTypeRef, CustomSectionReader, Encoding, KnownCustom, Parser, Payload, TypeBounds, Validator,
+    WasmFeatures,
+};
 
 use super::FilterError;
 use crate::model::Digest;
@@ -14,6 +18,8 @@ pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The interfaces a filter may import, in any 0.1 version.
 const IMPORTS: [&str; 2] = ["weir:filter/types@0.1.", "weir:filter/host@0.1."];
+/// Where the interfaces come from.
+const PACKAGE: &str = "weir:filter/";
 /// What it must export.
 const EXPORTS: [&str; 2] = ["init", "process"];
 /// Where a core module says which world it is made for.
@@ -32,6 +38,75 @@ pub struct ModuleInfo {
     pub imports: Vec<String>,
     /// What it exports.
     pub exports: Vec<String>,
+}
+
+/// What a file is, whether or not it may be a filter.
+#[derive(Debug)]
+pub struct Report {
+    /// What it is known by.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// `component` or `core module`; none where it is no WebAssembly.
+    pub form: Option<&'static str>,
+    /// What it imports: of a core module that is taken, the component it becomes.
+    pub imports: Vec<String>,
+    /// What it exports; likewise.
+    pub exports: Vec<String>,
+    /// The version of the interface it was made for, if it tells.
+    pub wit: Option<String>,
+    /// What it was made with, as its `producers` sections have it: field, name, version.
+    pub producers: BTreeSet<[String; 3]>,
+    /// Why it would be refused.
+    pub refused: Option<FilterError>,
+}
+
+/// Says what can be found out about `bytes`, whatever they are.
+pub fn report(bytes: &[u8]) -> Report {
+    let (component, refused) = match component(bytes) {
+        Ok(component) => (Some(component), None),
+        Err(error) => (None, Some(error)),
+    };
+    // What is too large or no WebAssembly is not looked into.
+    let readable = bytes.starts_with(b"\0asm") && bytes.len() as u64 <= MODULE_BYTES_MAX;
+    let readable = if readable { bytes } else { &[] };
+    let surface = surface(component.as_deref().unwrap_or(readable)).unwrap_or_default();
+    let form = if is_core(bytes) { "core module" } else { "component" };
+    let version = |import: &String| Some(import.strip_prefix(PACKAGE)?.split_once('@')?.1.to_owned());
+    Report {
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        form: (!readable.is_empty()).then_some(form),
+        // Of a core module the version may be followed by the function.
+        wit: surface.imports.iter().find_map(version).and_then(|v| v.split("::").next().map(str::to_owned)),
+        imports: surface.imports,
+        exports: surface.exports,
+        producers: producers(readable),
+        refused,
+    }
+}
+
+/// What stands in all `producers` sections of a file, up to the first thing that cannot be read.
+fn producers(bytes: &[u8]) -> BTreeSet<[String; 3]> {
+    let payloads = Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    let sections = payloads.filter_map(|payload| match payload {
+        Payload::CustomSection(section) => Some(section),
+        _ => None,
+    });
+    sections.flat_map(|section| producers_in(&section).unwrap_or_default()).collect()
+}
+
+fn producers_in(section: &CustomSectionReader<'_>) -> wasmparser::Result<Vec<[String; 3]>> {
+    let KnownCustom::Producers(fields) = section.as_known() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for field in fields {
+        let field = field?;
+        for value in field.values {
+            let value = value?;
+            found.push([field.name, value.name, value.version].map(str::to_owned));
+        }
+    }
+    Ok(found)
 }
 
 /// Says what `bytes` are, if they are a filter.
@@ -95,7 +170,7 @@ fn check_imports(imports: &[String]) -> Result<(), FilterError> {
     let Some(import) = imports.iter().find(|import| !allowed(import)) else { return Ok(()) };
     let hint = if import.starts_with("wasi") {
         ": build it for wasm32-unknown-unknown, without WASI"
-    } else if import.starts_with("weir:filter/") {
+    } else if import.starts_with(PACKAGE) {
         ": it was made for another version of weir"
     } else {
         ""

@@ -1,7 +1,7 @@
 //! `weir module`: filters, from source to fleet.
 //!
 //! In: a WebAssembly file, names. Out: the module store in etcd changed or shown. Absent by design:
-//! building (in `build`), and what a module may do (the filter room says it).
+//! building, inspecting and trying (each in its file), and what a module may do (the filter room says it).
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,18 @@ use super::list::{At, Change, etcd_of, runtime, with_endpoints};
 use crate::config::{self, EtcdSettings};
 use crate::control::lists::Lists;
 use crate::control::modules::{Contents, ListWrite, Moved, Store};
-use crate::filter::inspect::inspect;
 use crate::model::{Digest, ModuleRef};
 
 pub mod build;
+pub mod inspect;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum ModuleCommand {
     /// Build a filter from its source
     Build(build::BuildArgs),
+    /// Say what a module is, and whether an agent would take it
+    Inspect(inspect::InspectArgs),
     /// Store a module in etcd, and point a tag at it
     Push(PushArgs),
     /// Point a tag at a module that is stored; agents that use the tag swap at once
@@ -83,6 +85,7 @@ pub struct LsArgs {
 pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> {
     match command {
         ModuleCommand::Build(args) => build::run(args),
+        ModuleCommand::Inspect(args) => inspect::run(&args),
         ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
         ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
@@ -102,7 +105,8 @@ fn with_etcd(
 async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(&args.wasm).with_context(|| format!("cannot read {}", args.wasm.display()))?;
     // What no agent could run does not get into the store.
-    inspect(&bytes).with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
+    crate::filter::inspect::inspect(&bytes)
+        .with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
     // Everything that can be refused is looked at before anything is written.
     let change = match &args.with_list {
         Some(file) => {

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use crate::cli::visible::plain;
 use crate::control::ListState;
 use crate::model::Problem;
 use crate::status::{EntryState, EntryStatus, FilterState, Status};
@@ -203,18 +204,6 @@ fn paint(text: &str, state: Option<EntryState>, colours: bool) -> String {
         Some(_) => 31,
     };
     format!("\x1b[{colour}m{text}\x1b[0m")
-}
-
-/// The text with everything visible that could steer a terminal: control characters, and those
-/// that turn the direction of writing or take no room.
-fn plain(text: &str) -> String {
-    let show = |c: char| if is_hidden(c) { c.escape_default().collect() } else { String::from(c) };
-    text.chars().map(show).collect()
-}
-
-fn is_hidden(c: char) -> bool {
-    let ranges = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
-    c.is_control() || matches!(c, '\u{61c}' | '\u{feff}') || ranges.iter().any(|range| range.contains(&c))
 }
 
 /// The text, or its beginning and end where it is too wide.
