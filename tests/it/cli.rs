@@ -177,6 +177,27 @@ fn a_module_is_inspected() {
 }
 
 #[test]
+fn a_module_is_tried_on_lines_and_compared_with_what_is_expected() {
+    let weir = unconnected();
+    let module = guests::path("drop_debug");
+    let test = ["module", "test", module.to_str().expect("text"), "a.log"];
+    std::fs::write(weir.file("a.log"), "INFO a\nDEBUG b\n").expect("write a log");
+    let shown = weir.bare(&test).ok();
+    assert_eq!(shown, "  INFO a\n- DEBUG b\n\n2 lines: 1 kept, 1 dropped, 0 replaced, 0 refused\n");
+    let expect = [&test[..], &["--expect", "a.expected"]].concat();
+    let absent = weir.bare(&expect);
+    assert_eq!(absent.code(), 1);
+    assert!(absent.stderr.contains("a.log > a.expected"), "{}", absent.stderr);
+    std::fs::write(weir.file("a.expected"), &shown).expect("write what is expected");
+    assert!(weir.bare(&expect).ok().starts_with("as in a.expected: 2 lines"));
+    std::fs::write(weir.file("a.expected"), shown.replace("- DEBUG", "  DEBUG")).expect("change it");
+    let differs = weir.bare(&expect);
+    assert_eq!(differs.code(), 1);
+    assert!(differs.stdout.contains("-  DEBUG b\n+- DEBUG b\n"), "{}", differs.stdout);
+    assert!(differs.stderr.contains("a.log > a.expected"), "{}", differs.stderr);
+}
+
+#[test]
 fn the_demo_tells_its_story_and_loses_nothing() {
     let modules = ["drop_debug", "redact"].map(guests::path);
     let modules = modules[0].parent().and_then(Path::to_str).expect("a directory");

@@ -2,6 +2,14 @@
 //!
 //! In: text or bytes that anybody may have written. Out: text in which everything is visible.
 
+use std::io::{self, IsTerminal as _};
+
+/// Whether standard output shows colours: a terminal whose user has not asked for none.
+pub(super) fn colours() -> bool {
+    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    io::stdout().is_terminal() && unset("NO_COLOR")
+}
+
 /// The text with everything visible that could steer a terminal: control characters, and those
 /// that turn the direction of writing or take no room.
 pub(super) fn plain(text: &str) -> String {

@@ -35,10 +35,10 @@ use self::recovery::Recovery;
 
 /// What is read at once. Large enough for the cost of a chunk to vanish beside that of its lines,
 /// small enough for the cache.
-const READ_BYTES: usize = 256 * 1024;
+pub const READ_BYTES: usize = 256 * 1024;
 
 /// Lines in a chunk of [`READ_BYTES`]; shorter lines make smaller chunks.
-const CHUNK_LINES: usize = 4096;
+pub const CHUNK_LINES: usize = 4096;
 
 /// Read buffers kept for the next chunks.
 const SPARE_BUFFERS: usize = 4;

@@ -20,6 +20,8 @@ use crate::model::{Digest, ModuleRef};
 
 pub mod build;
 pub mod inspect;
+mod sample;
+pub mod test;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -28,6 +30,8 @@ pub enum ModuleCommand {
     Build(build::BuildArgs),
     /// Say what a module is, and whether an agent would take it
     Inspect(inspect::InspectArgs),
+    /// Pass the lines of files through a module, and show before and after
+    Test(test::TestArgs),
     /// Store a module in etcd, and point a tag at it
     Push(PushArgs),
     /// Point a tag at a module that is stored; agents that use the tag swap at once
@@ -86,6 +90,7 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
     match command {
         ModuleCommand::Build(args) => build::run(args),
         ModuleCommand::Inspect(args) => inspect::run(&args),
+        ModuleCommand::Test(args) => test::run(common, &args),
         ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
         ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),

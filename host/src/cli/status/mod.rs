@@ -2,15 +2,14 @@
 //!
 //! In: the status of this host's agent, asked for on its socket. Out: one screen, or JSON.
 
-use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context;
 
-use super::Common;
+use super::{Common, visible};
 use crate::{admin, config};
 
 mod text;
@@ -39,9 +38,7 @@ pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
-        let colours =
-            io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        text::render(&status, now, colours)
+        text::render(&status, now, visible::colours())
     };
     match io::stdout().lock().write_all(shown.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing the status"),
