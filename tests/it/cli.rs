@@ -197,6 +197,37 @@ fn a_module_is_tried_on_lines_and_compared_with_what_is_expected() {
     assert!(differs.stderr.contains("a.log > a.expected"), "{}", differs.stderr);
 }
 
+/// Runs a command in `dir`, without the network; what it prints.
+fn in_dir(dir: &Path, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> String {
+    let mut command = std::process::Command::new(program);
+    // Kept from run to run: what the crates stand on is built once.
+    let target = weir_tests::workspace().join("target/new");
+    command.args(args).current_dir(dir).env("CARGO_TARGET_DIR", target).env("CARGO_NET_OFFLINE", "true");
+    let output = command.output().expect("run a command");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?} in {}: {}\n{said}", dir.display(), output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_new_filter_of_each_template_passes_its_tests_builds_and_does_what_it_says() {
+    let dir = tempfile::tempdir().expect("a directory outside of the workspace");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let weir = env!("CARGO_BIN_EXE_weir");
+    for template in ["function", "stateful", "json"] {
+        let name = format!("my-{template}");
+        in_dir(dir.path(), weir, &["module", "new", &name, "--template", template]);
+        let filter = dir.path().join(&name);
+        let tested = in_dir(&filter, &cargo, &["test"]);
+        assert!(tested.contains("... ok"), "{tested}");
+        let built = in_dir(&filter, weir, &["module", "build"]);
+        let wasm = built.lines().last().expect("the path");
+        assert_eq!(wasm, format!("./target/weir/my_{template}.wasm"));
+        let test = ["module", "test", wasm, "sample.log", "--expect", "sample.expected"];
+        assert!(in_dir(&filter, weir, &test).starts_with("as in sample.expected"));
+    }
+}
+
 #[test]
 fn the_demo_tells_its_story_and_loses_nothing() {
     let modules = ["drop_debug", "redact"].map(guests::path);

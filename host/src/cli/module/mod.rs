@@ -20,12 +20,15 @@ use crate::model::{Digest, ModuleRef};
 
 pub mod build;
 pub mod inspect;
+pub mod new;
 mod sample;
 pub mod test;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum ModuleCommand {
+    /// Make a crate that is a filter already
+    New(new::NewArgs),
     /// Build a filter from its source
     Build(build::BuildArgs),
     /// Say what a module is, and whether an agent would take it
@@ -88,6 +91,7 @@ pub struct LsArgs {
 /// Runs it.
 pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> {
     match command {
+        ModuleCommand::New(args) => new::run(&args),
         ModuleCommand::Build(args) => build::run(args),
         ModuleCommand::Inspect(args) => inspect::run(&args),
         ModuleCommand::Test(args) => test::run(common, &args),
