@@ -8,6 +8,7 @@ mod cli;
 mod control;
 mod delivery;
 mod dependencies;
+mod faults;
 mod filter;
 mod harness;
 mod rotation;

@@ -1,7 +1,7 @@
 //! A real etcd (Debian's), one node, on free ports of 127.0.0.1.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -147,6 +147,27 @@ impl Etcd {
         process.wait(SOON);
     }
 
+    /// SIGKILL.
+    #[track_caller]
+    pub fn kill(&self) {
+        self.process().take().expect("etcd runs").kill();
+    }
+
+    /// Its data as it is now, to go back to; etcd must be stopped.
+    #[track_caller]
+    pub fn save(&self) -> TempDir {
+        let saved = scratch::dir("etcd-saved");
+        copy(&self.data(), saved.path());
+        saved
+    }
+
+    /// Puts back what was saved, as after a restored backup; etcd must be stopped.
+    #[track_caller]
+    pub fn restore(&self, saved: &TempDir) {
+        std::fs::remove_dir_all(self.data()).expect("remove etcd's data");
+        copy(saved.path(), &self.data());
+    }
+
     /// Freezes it: connections stay, nothing answers.
     #[track_caller]
     pub fn pause(&self) {
@@ -167,6 +188,10 @@ impl Etcd {
         self.dir.path().join("etcd.log")
     }
 
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     #[track_caller]
     fn request<T, F>(&self, ask: impl FnOnce(Client) -> F) -> T
     where
@@ -183,5 +208,19 @@ impl Etcd {
         let talk = async { ask(Client::connect([self.endpoint()], None).await?).await };
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, talk).await });
         answer.map_err(|_| format!("no answer within {ANSWER:?}"))?.map_err(|error| error.to_string())
+    }
+}
+
+/// Copies a directory and all below it.
+#[track_caller]
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("read a directory").flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copy a file");
+        }
     }
 }

@@ -275,6 +275,27 @@ impl Tally {
         self.missing
     }
 
+    /// Records up to now whose line was found before.
+    pub fn repeated(&self) -> u64 {
+        self.files.iter().map(|file| file.found.repeated).sum()
+    }
+
+    /// File `file` was written on: its lines below `count` are expected too.
+    pub fn expect_below(&mut self, file: usize, count: u64) {
+        let file = &mut self.files[file];
+        let count = usize::try_from(count).expect("lines fit memory");
+        let more = count.saturating_sub(file.lines.len());
+        file.lines.resize(file.lines.len() + more, WANTED);
+        file.found.expected += more as u64;
+        self.missing += more as u64;
+    }
+
+    /// Whether no line of file `file` below `count` is missing.
+    pub fn has_all_below(&self, file: usize, count: u64) -> bool {
+        let count = usize::try_from(count).expect("lines fit memory");
+        self.files[file].lines.get(..count).is_some_and(|lines| !lines.contains(&WANTED))
+    }
+
     /// Counts a record; `None` where it is no line of these files.
     pub fn see<'a>(&mut self, partition: i32, value: &'a [u8]) -> Option<Found<'a>> {
         let found = self.find(value);
@@ -396,6 +417,22 @@ impl Verdict {
     /// Records whose line was found before, of all files.
     pub fn repeated(&self) -> u64 {
         self.files.iter().map(|(_, file)| file.repeated).sum()
+    }
+
+    /// Lines first found behind a later one of their file, of all files.
+    pub fn reordered(&self) -> u64 {
+        self.files.iter().map(|(_, file)| file.reordered).sum()
+    }
+
+    /// Lines that should be found, of all files.
+    pub fn expected(&self) -> u64 {
+        self.files.iter().map(|(_, file)| file.expected).sum()
+    }
+
+    /// Records that nobody wrote so: damaged, not wanted, or no line of these files.
+    pub fn foreign(&self) -> u64 {
+        let of_files = self.files.iter().map(|(_, file)| file.unwanted + file.damaged);
+        self.strangers + of_files.sum::<u64>()
     }
 
     /// Every line once, in order, as it was written, and nothing else.
@@ -523,6 +560,19 @@ mod tests {
         let verdict = tally.verdict();
         assert_eq!((verdict.files[0].1.damaged, verdict.strangers), (1, 1));
         assert!(std::panic::catch_unwind(|| verdict.assert_exact()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_written_on_has_more_to_be_found() {
+        let mut tally = tally(2);
+        for seq in [0, 1, 2] {
+            tally.see(0, &core(seq));
+        }
+        assert_eq!((tally.missing(), tally.has_all_below(0, 2)), (0, true));
+        tally.expect_below(0, 4);
+        assert_eq!((tally.missing(), tally.has_all_below(0, 2), tally.has_all_below(0, 3)), (2, true, false));
+        let verdict = tally.verdict();
+        assert_eq!((verdict.expected(), verdict.lost(), verdict.foreign()), (4, 2, 1));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub struct Weir {
     admin: SocketAddr,
     settings: Settings,
     env: Vec<(String, String)>,
+    wrapper: Vec<String>,
     process: Option<Process>,
 }
 
@@ -138,7 +139,7 @@ impl Weir {
         std::fs::create_dir(dir.path().join("log")).expect("a directory for logs");
         let settings = Settings::Toml(sections);
         let env = vec![("RUST_LOG".into(), "info".into())];
-        Self { bin: bin.into(), dir, admin, settings, env, process: None }
+        Self { bin: bin.into(), dir, admin, settings, env, wrapper: Vec::new(), process: None }
     }
 
     /// Where it produces to.
@@ -190,6 +191,13 @@ impl Weir {
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it as the last arguments of another program that becomes it (`exec`): one that sets
+    /// a limit, for instance.
+    pub fn wrapped(mut self, program: &[&str]) -> Self {
+        self.wrapper = program.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -256,6 +264,18 @@ impl Weir {
         let mut process = self.process.take().expect("weir runs");
         process.signal(libc::SIGTERM);
         process.wait(STOP)
+    }
+
+    /// Freezes it.
+    #[track_caller]
+    pub fn pause(&mut self) {
+        self.process.as_mut().expect("weir runs").pause();
+    }
+
+    /// Lets it go on.
+    #[track_caller]
+    pub fn resume(&mut self) {
+        self.process.as_mut().expect("weir runs").resume();
     }
 
     /// Stops and starts it; how it ended.
@@ -418,7 +438,14 @@ impl Weir {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.bin);
+        let mut command = match self.wrapper.split_first() {
+            Some((program, first)) => {
+                let mut command = Command::new(program);
+                command.args(first).arg(&self.bin);
+                command
+            }
+            None => Command::new(&self.bin),
+        };
         command.args(args).arg("--config").arg(self.write_settings()).current_dir(self.dir.path());
         // Nothing of the host on which the tests run.
         for name in ["CONFIG", "KAFKA_BROKERS", "ETCD_ENDPOINTS", "STATE_DIR", "ALLOW"] {
@@ -452,7 +479,8 @@ impl Weir {
 impl Drop for Weir {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.tail());
+            let ended = self.process.as_mut().map(Process::ended);
+            eprintln!("{}\nended: {ended:?}", self.tail());
         }
     }
 }
