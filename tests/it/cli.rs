@@ -197,6 +197,24 @@ fn a_module_is_tried_on_lines_and_compared_with_what_is_expected() {
     assert!(differs.stderr.contains("a.log > a.expected"), "{}", differs.stderr);
 }
 
+#[test]
+fn a_module_is_measured_next_to_a_bare_copy() {
+    let weir = unconnected();
+    let module = guests::path("drop_debug");
+    std::fs::write(weir.file("a.log"), "INFO a\nDEBUG b\n").expect("write a log");
+    let bench = |log| weir.bare(&["module", "bench", module.to_str().expect("text"), log]);
+    let said = bench("a.log").ok();
+    assert!(
+        said.lines().next().is_some_and(|line| line.ends_with("times a bare copy of the batches")),
+        "{said}"
+    );
+    assert!(said.contains("lines/s") && !said.contains("refused"), "{said}");
+    std::fs::write(weir.file("empty.log"), "\n\n").expect("write a log");
+    let none = bench("empty.log");
+    assert_eq!(none.code(), 1);
+    assert!(none.stderr.contains("empty.log has no lines"), "{}", none.stderr);
+}
+
 /// Runs a command in `dir`, without the network; what it prints.
 fn in_dir(dir: &Path, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> String {
     let mut command = std::process::Command::new(program);

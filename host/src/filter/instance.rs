@@ -122,6 +122,11 @@ impl Instance {
         }
     }
 
+    /// The memory it has taken. Bytes.
+    pub(super) fn memory(&self) -> u64 {
+        self.store.data().memory.used
+    }
+
     /// Passes a batch through `process`; the answer may have `room` bytes.
     pub(super) fn process(
         &mut self,

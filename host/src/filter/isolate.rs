@@ -78,6 +78,11 @@ impl Filter {
         self.module.digest()
     }
 
+    /// The memory of its instance; none after a failure, until the next batch. Bytes.
+    pub fn memory(&self) -> u64 {
+        self.instance.as_ref().map_or(0, Instance::memory)
+    }
+
     /// The module's own counters.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         lock(&self.voice).counts()

@@ -18,6 +18,7 @@ use crate::control::lists::Lists;
 use crate::control::modules::{Contents, ListWrite, Moved, Store};
 use crate::model::{Digest, ModuleRef};
 
+pub mod bench;
 pub mod build;
 pub mod inspect;
 pub mod new;
@@ -35,6 +36,8 @@ pub enum ModuleCommand {
     Inspect(inspect::InspectArgs),
     /// Pass the lines of files through a module, and show before and after
     Test(test::TestArgs),
+    /// Measure what a module costs, on lines of yours
+    Bench(bench::BenchArgs),
     /// Store a module in etcd, and point a tag at it
     Push(PushArgs),
     /// Point a tag at a module that is stored; agents that use the tag swap at once
@@ -95,6 +98,7 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
         ModuleCommand::Build(args) => build::run(args),
         ModuleCommand::Inspect(args) => inspect::run(&args),
         ModuleCommand::Test(args) => test::run(common, &args),
+        ModuleCommand::Bench(args) => bench::run(common, &args),
         ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
         ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),

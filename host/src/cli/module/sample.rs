@@ -72,7 +72,18 @@ struct Part {
 
 impl Sample {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::read_at_least(path, 0)
+    }
+
+    /// The file, as often as it takes for so many bytes.
+    pub(super) fn read_at_least(path: &Path, bytes_min: usize) -> anyhow::Result<Self> {
+        let mut bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if !bytes.is_empty() && bytes.len() < bytes_min {
+            if !bytes.ends_with(b"\n") {
+                bytes.push(b'\n');
+            }
+            bytes = bytes.repeat(bytes_min.div_ceil(bytes.len()));
+        }
         Ok(Self { path: path.to_string_lossy().into_owned(), parts: cut(&bytes), bytes })
     }
 
