@@ -275,6 +275,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_the_template_and_what_it_does() {
+        let readme = include_str!("../../../../README.md");
+        let [(_, code), _, (_, expected)] = Template::Function.files();
+        let code = &code[code.find("use weir_guest").unwrap()..code.find("\n#[cfg(test)]").unwrap()];
+        assert!(readme.contains(code) && readme.contains(expected));
+    }
+
+    #[test]
     fn a_name_is_one_of_a_crate() {
         for good in ["quiet", "drop-2", "a_b"] {
             check_name(good).unwrap();
