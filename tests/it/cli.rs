@@ -164,6 +164,32 @@ fn what_is_no_filter_is_not_pushed() {
 }
 
 #[test]
+fn a_tag_is_rolled_back_and_its_module_pulled() {
+    let weir = unconnected().etcd(&Etcd::shared().endpoint(), "/rolled/collect");
+    let push = |version: u64| {
+        std::fs::write(weir.file("stamp.wasm"), guests::stamp(version)).expect("write a module");
+        weir.weir(&["module", "push", "stamp.wasm", "--tag", "stamp"]).ok();
+    };
+    let pulled = || {
+        weir.weir(&["module", "pull", "stamp", "out.wasm"]).ok();
+        std::fs::read(weir.file("out.wasm")).expect("read what was pulled")
+    };
+    push(1);
+    let first = weir.weir(&["module", "rollback", "stamp"]);
+    assert_eq!(first.code(), 1);
+    assert!(first.stderr.contains("weir module tag stamp REF"), "{}", first.stderr);
+    push(2);
+    assert!(pulled() == guests::stamp(2));
+    let said = weir.weir(&["module", "rollback", "stamp"]).ok();
+    assert!(said.starts_with("stamp: ") && pulled() == guests::stamp(1), "{said}");
+    weir.weir(&["module", "rollback", "stamp"]).ok();
+    assert!(pulled() == guests::stamp(2), "a second one undoes the first");
+    let listed: Value = serde_json::from_str(&weir.weir(&["module", "ls", "--json"]).ok()).expect("JSON");
+    assert_eq!(listed["tags"][0]["history"].as_array().map(Vec::len), Some(3), "{listed}");
+    assert_eq!(weir.weir(&["module", "pull", "absent", "out.wasm"]).code(), 1);
+}
+
+#[test]
 fn a_module_is_inspected() {
     let module = guests::path("drop_debug");
     let said = unconnected().bare(&["module", "inspect", module.to_str().expect("text"), "--json"]).ok();

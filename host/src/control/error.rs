@@ -69,6 +69,9 @@ pub enum ControlError {
         /// How large it may be.
         most: usize,
     },
+    /// A tag has never pointed elsewhere.
+    #[error("tag `{0}` has never pointed at another module; point it at one with `weir module tag {0} REF`")]
+    NoHistory(String),
     /// Compare-and-swap failed.
     #[error("somebody else changed {0} meanwhile; look at it and try again")]
     Moved(String),

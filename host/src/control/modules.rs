@@ -76,6 +76,8 @@ pub struct TagInfo {
     /// Where it points.
     #[serde(flatten)]
     pub now: Move,
+    /// Where it pointed before, newest first.
+    pub history: Vec<Move>,
 }
 
 /// A blob.
@@ -127,10 +129,21 @@ pub(super) fn tag_key(prefix: &str, name: &str) -> String {
 
 /// What the record of tag `name` points at.
 pub(super) fn digest_of_tag(name: &str, record: Option<&[u8]>) -> Result<Digest, ControlError> {
+    let tag = read_tag(name, record)?;
+    tag.now.digest.parse().map_err(|_| ControlError::BadTag(name.into()))
+}
+
+/// The last module other than the present one that it pointed at.
+fn digest_before(name: &str, record: Option<&[u8]>) -> Result<Digest, ControlError> {
+    let Tag { now, history } = read_tag(name, record)?;
+    let before = history.iter().find(|before| before.digest != now.digest);
+    let before = before.ok_or_else(|| ControlError::NoHistory(name.into()))?;
+    before.digest.parse().map_err(|_| ControlError::BadTag(name.into()))
+}
+
+fn read_tag(name: &str, record: Option<&[u8]>) -> Result<Tag, ControlError> {
     let record = record.ok_or_else(|| ControlError::NoTag(name.into()))?;
-    let bad = || ControlError::BadTag(name.into());
-    let tag: Tag = serde_json::from_slice(record).map_err(|_| bad())?;
-    tag.now.digest.parse().map_err(|_| bad())
+    serde_json::from_slice(record).map_err(|_| ControlError::BadTag(name.into()))
 }
 
 /// The store of one etcd.
@@ -199,8 +212,28 @@ impl Store {
         list: Option<ListWrite>,
     ) -> Result<Moved, ControlError> {
         check_tag(name).map_err(ControlError::BadName)?;
+        let old = self.get(tag_key(&self.prefix, name)).await?;
+        self.swing(name, old, digest, from, list).await
+    }
+
+    /// Points tag `name` at the module it pointed at before; says which. A second time undoes the
+    /// first.
+    pub async fn rollback(&mut self, name: &str) -> Result<(Digest, Moved), ControlError> {
+        let old = self.get(tag_key(&self.prefix, name)).await?;
+        let digest = digest_before(name, old.as_ref().map(KeyValue::value))?;
+        Ok((digest, self.swing(name, old, &digest, "rollback", None).await?))
+    }
+
+    /// Moves a tag whose record is still `old`.
+    async fn swing(
+        &mut self,
+        name: &str,
+        old: Option<KeyValue>,
+        digest: &Digest,
+        from: &str,
+        list: Option<ListWrite>,
+    ) -> Result<Moved, ControlError> {
         let (tag_key, manifest_key) = (tag_key(&self.prefix, name), self.manifest_key(digest));
-        let old = self.get(tag_key.clone()).await?;
         let modified = old.as_ref().map_or(0, KeyValue::mod_revision);
         // A record that cannot be read is replaced: moving the tag is how it is mended.
         let old: Option<Tag> = old.and_then(|kv| serde_json::from_slice(kv.value()).ok());
@@ -249,9 +282,8 @@ impl Store {
         let tags = tag_key(&self.prefix, "");
         for kv in self.get_below(&tags, GetOptions::new()).await? {
             let name = String::from_utf8_lossy(kv.key()).strip_prefix(&tags).unwrap_or_default().to_string();
-            let tag = serde_json::from_slice(kv.value()).map(|tag: Tag| tag.now);
-            let now = tag.map_err(|_| ControlError::BadTag(name.clone()))?;
-            contents.tags.push(TagInfo { name, now });
+            let Tag { now, history } = read_tag(&name, Some(kv.value()))?;
+            contents.tags.push(TagInfo { name, now, history });
         }
         let blobs = format!("{}blobs/", self.prefix);
         for kv in self.get_below(&blobs, GetOptions::new().with_keys_only()).await? {
@@ -343,6 +375,19 @@ mod tests {
         assert!(message(None).contains("weir module push WASM --tag t"));
         assert!(message(Some(b"{}")).contains("weir module tag t REF"));
         assert!(message(Some(br#"{"digest": "sha256:1"}"#)).contains("weir module tag t REF"));
+    }
+
+    #[test]
+    fn before_is_the_last_that_was_another() {
+        let [a, b, c] = ["a", "b", "c"].map(|text| Digest::of(text.as_bytes()));
+        let before = |past: &[Digest]| {
+            let past: Vec<_> = past.iter().map(|digest| format!(r#"{{"digest": "{digest}"}}"#)).collect();
+            let record = format!(r#"{{"digest": "{a}", "history": [{}]}}"#, past.join(", "));
+            digest_before("t", Some(record.as_bytes())).map_err(|error| error.to_string())
+        };
+        assert_eq!(before(&[a, b, c]), Ok(b));
+        assert!(before(&[a]).unwrap_err().contains("weir module tag t REF"));
+        assert!(before(&[]).is_err());
     }
 
     #[tokio::test]

@@ -108,7 +108,7 @@ fn program(variable: &str, name: &str, dir: &Path) -> Command {
 }
 
 /// Renamed into place, since an agent may be watching the file.
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(dir)?;

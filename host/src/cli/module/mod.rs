@@ -22,6 +22,8 @@ pub mod bench;
 pub mod build;
 pub mod inspect;
 pub mod new;
+pub mod pull;
+pub mod rollback;
 mod sample;
 pub mod test;
 
@@ -42,6 +44,10 @@ pub enum ModuleCommand {
     Push(PushArgs),
     /// Point a tag at a module that is stored; agents that use the tag swap at once
     Tag(TagArgs),
+    /// Point a tag back at the module it pointed at before
+    Rollback(rollback::RollbackArgs),
+    /// Write a module that is stored to a file
+    Pull(pull::PullArgs),
     /// List tags and modules
     Ls(LsArgs),
 }
@@ -101,6 +107,10 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
         ModuleCommand::Bench(args) => bench::run(common, &args),
         ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
         ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
+        ModuleCommand::Rollback(args) => {
+            with_etcd(common, None, async |etcd| rollback::run(etcd, &args).await)
+        }
+        ModuleCommand::Pull(args) => with_etcd(common, None, async |etcd| pull::run(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
     }
 }
@@ -153,15 +163,19 @@ async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> 
 
 async fn tag(etcd: &EtcdSettings, args: &TagArgs) -> anyhow::Result<ExitCode> {
     let mut store = Store::connect(etcd).await?;
-    let module = match args.to.parse::<Digest>() {
-        Ok(digest) => ModuleRef::Digest(digest),
-        Err(cause) if args.to.starts_with("sha256:") => bail!("{}: {cause}", args.to),
-        Err(_) => ModuleRef::Tag(args.to.clone()),
-    };
-    let digest = store.resolve(&module).await?;
+    let digest = store.resolve(&module_ref(&args.to)?).await?;
     let moved = store.tag(&args.name, &digest, &args.to, None).await?;
     say_moved(&args.name, &digest, &moved);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A tag, or `sha256:` and 64 hex digits.
+fn module_ref(text: &str) -> anyhow::Result<ModuleRef> {
+    match text.parse::<Digest>() {
+        Ok(digest) => Ok(ModuleRef::Digest(digest)),
+        Err(cause) if text.starts_with("sha256:") => bail!("{text}: {cause}"),
+        Err(_) => Ok(ModuleRef::Tag(text.to_owned())),
+    }
 }
 
 async fn ls(etcd: &EtcdSettings, args: &LsArgs) -> anyhow::Result<ExitCode> {
