@@ -61,14 +61,19 @@ impl Budget {
     }
 
     fn divide(&self) {
+        // One of these may be the last hold on a share, whose drop divides again: they are let go
+        // of when the lock is free.
+        let alive: Vec<Arc<Share>>;
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|share| share.strong_count() > 0);
-        let size = (self.total / 2 / shares.len().max(1) as u64).max(RESERVE_BYTES_MIN);
-        for share in shares.iter().filter_map(Weak::upgrade) {
+        alive = shares.iter().filter_map(Weak::upgrade).collect();
+        let size = (self.total / 2 / alive.len().max(1) as u64).max(RESERVE_BYTES_MIN);
+        for share in &alive {
             let change = size as i64 - share.reserve_size.swap(size, Ordering::AcqRel) as i64;
             share.reserve.fetch_add(change, Ordering::AcqRel);
             self.shared.fetch_sub(change, Ordering::AcqRel);
         }
+        drop(shares);
     }
 
     /// What is in use or reserved. Bytes.
@@ -166,6 +171,27 @@ mod tests {
             held.push(charge);
         }
         assert!(quiet.take(quiet.reserve()).is_some());
+    }
+
+    #[test]
+    fn pipelines_may_come_and_go_at_the_same_time() {
+        let budget = Budget::new(1 << 20);
+        let (done, all) = std::sync::mpsc::channel();
+        for _ in 0..4 {
+            let (budget, done) = (budget.clone(), done.clone());
+            std::thread::spawn(move || {
+                for turn in 0..20_000 {
+                    let share = budget.share();
+                    (0..turn % 500).for_each(|_| std::hint::spin_loop());
+                    drop(share);
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..4 {
+            all.recv_timeout(std::time::Duration::from_secs(30)).expect("no thread waits for itself");
+        }
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

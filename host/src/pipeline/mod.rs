@@ -273,8 +273,10 @@ impl Pipeline {
     pub fn run(mut self) -> Ended {
         loop {
             let now = Instant::now();
-            if let Some(dirs) = self.source.tick(now) {
-                self.subscription.watch(dirs);
+            if let Some(dirs) = self.source.tick(now)
+                && self.subscription.watch(dirs)
+            {
+                self.source.hint([], true, now);
             }
             self.recover(now);
             let step = self.step(now);
@@ -300,7 +302,7 @@ impl Pipeline {
         match message {
             Message::Wake => {
                 let hints = self.subscription.take();
-                self.source.hint(hints.paths, hints.names_changed);
+                self.source.hint(hints.paths, hints.names_changed, Instant::now());
             }
             Message::Done(finished) => self.done(finished),
             Message::Filter(entry, change) => self.change_filter(entry, change),
@@ -319,11 +321,11 @@ impl Pipeline {
     fn wait(&self, step: Step, now: Instant) -> Duration {
         let mut due = match step {
             Step::Progress => return Duration::ZERO,
-            Step::Idle => self.source.next_deadline(),
+            Step::Idle => self.source.next_read().map_or(self.source.next_look(), |read| read.min(self.source.next_look())),
             Step::Blocked(until) => until,
         };
-        if self.recovery.is_running() {
-            due = due.min(self.recovery.not_before);
+        if let Some(retry) = self.recovery.due(self.flights.len()) {
+            due = due.min(retry);
         }
         if let Some(stop) = self.stop {
             due = due.min(stop);
@@ -344,7 +346,7 @@ impl Pipeline {
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut lines = std::mem::take(&mut self.lines);
         let want = if self.source.need().is_some() { want } else { self.pace.clamp(want) };
-        let piece = self.source.read(want, lines_max, &mut buffer, &mut lines);
+        let piece = self.source.read(want, lines_max, &mut buffer, &mut lines, now);
         let step = match piece {
             Some(piece) => {
                 let chunk = Chunk { read: buffer, charge: Some(charge), ..Chunk::default() };
@@ -406,7 +408,8 @@ impl Pipeline {
             }
             Err(error) => {
                 self.partitions.is_topic = matches!(error, SinkError::Topic { .. });
-                let error = error.to_string();
+                let advice = if self.partitions.is_topic { "; create it, allow it, or change the entry" } else { "" };
+                let error = format!("{error}{advice}");
                 if self.partitions.trouble.as_ref() != Some(&error) {
                     warn!(entry = %self.entry.name, topic = %self.entry.topic, error, "waits for the topic");
                 }

@@ -28,8 +28,7 @@ pub(super) struct Recovery {
     parked: BTreeMap<u64, Finished>,
     running: bool,
     attempt: u32,
-    /// When to try again.
-    pub(super) not_before: Instant,
+    not_before: Instant,
     cause: String,
     is_topic: bool,
     holds: bool,
@@ -59,6 +58,12 @@ impl Recovery {
     /// Whether nothing new may be sent.
     pub(super) fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// When to try again, once all of the `under_way` chunks are back; before that their return
+    /// wakes the pipeline.
+    pub(super) fn due(&self, under_way: usize) -> Option<Instant> {
+        (self.running && under_way <= self.parked.len()).then_some(self.not_before)
     }
 
     /// What somebody should know; a failure that goes by itself is not worth a word.
@@ -105,10 +110,10 @@ impl Pipeline {
 
     /// Sends again what failed, once everything is back and the pause is over.
     pub(super) fn recover(&mut self, now: Instant) {
-        let recovery = &mut self.recovery;
-        if !recovery.running || self.flights.len() > recovery.parked.len() || now < recovery.not_before {
+        if self.recovery.due(self.flights.len()).is_none_or(|due| now < due) {
             return;
         }
+        let recovery = &mut self.recovery;
         if recovery.parked.is_empty() {
             if recovery.attempt >= STALLED_AFTER {
                 info!(entry = %self.entry.name, topic = %self.entry.topic, "delivers again");

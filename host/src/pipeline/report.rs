@@ -19,7 +19,9 @@ impl Pipeline {
         let (lag_bytes, since) = self.source.lag();
         let (state, cause) = self.state(lag_bytes, now);
         self.figures.held_bytes = self.source.held_bytes();
-        self.figures.lost_bytes = self.source.lost().clone();
+        for (reason, bytes) in self.source.take_lost() {
+            *self.figures.lost_bytes.entry(reason).or_default() += bytes;
+        }
         self.figures.module_counts = self.module_counts();
         let status = EntryStatus {
             name: self.entry.name.to_string(),
@@ -64,10 +66,10 @@ impl Pipeline {
         if let Some(silent) = oldest.map(|sent| now.saturating_duration_since(sent)).filter(|s| *s > KAFKA_SILENT_AFTER) {
             return (EntryState::Waiting, format!("no acknowledgement from Kafka for {} s", silent.as_secs()));
         }
-        if let Some((path, trouble)) = self.source.troubles().first_key_value() {
+        if let Some((_, trouble)) = self.source.troubles().first_key_value() {
             let more = self.source.troubles().len() - 1;
             let others = if more > 0 { format!(" (and {more} more files)") } else { String::new() };
-            return (self.progress(lag), format!("{} is not read: {trouble}{others}", path.display()));
+            return (self.progress(lag), format!("{trouble}{others}"));
         }
         if self.source.files() == 0 {
             return (EntryState::Waiting, "no file matches yet".into());

@@ -53,6 +53,12 @@ pub struct Record {
     pub trace: Trace,
     /// What the file begins with.
     pub head: Head,
+    /// Its size when last seen: what is missing of it when it is gone.
+    #[serde(default)]
+    pub size: u64,
+    /// When it was last written to, as [`super::identity::Stat`] says it.
+    #[serde(default)]
+    pub modified: i64,
 }
 
 /// What was known of an entry when the agent last ran.
@@ -207,7 +213,9 @@ impl Checkpoints {
     pub fn run(&self) {
         loop {
             let pending = lock(&self.pending);
-            let idle = |pending: &mut Pending| !pending.stop && self.acked.load(Ordering::Relaxed) < ACKED_BYTES_MAX / 2;
+            let idle = |pending: &mut Pending| {
+                !pending.stop && self.acked.load(Ordering::Relaxed) < ACKED_BYTES_MAX / 2
+            };
             let (pending, _) =
                 self.wake.wait_timeout_while(pending, INTERVAL, idle).unwrap_or_else(PoisonError::into_inner);
             let stop = pending.stop;
@@ -342,7 +350,9 @@ fn prepare(path: &Path) -> Result<Database, redb::Error> {
     Ok(database)
 }
 
-fn long_retired(entries: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<String>, redb::Error> {
+fn long_retired(
+    entries: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<String>, redb::Error> {
     let limit = unix_seconds().saturating_sub(RETIRED_KEPT.as_secs());
     let mut names = Vec::new();
     for item in entries.iter()? {
@@ -429,6 +439,8 @@ mod tests {
             committed,
             trace: Trace::of(b"before\n"),
             head: Head::default(),
+            size: committed,
+            modified: 7,
         }
     }
 
@@ -446,7 +458,10 @@ mod tests {
         drop(store);
         let store = Checkpoints::open(dir.path()).unwrap();
         let saved = store.load(&name("app"));
-        assert_eq!(saved, Saved { path: Some("/var/log/*.log".into()), records: vec![record(1, 20)], lost: false });
+        assert_eq!(
+            saved,
+            Saved { path: Some("/var/log/*.log".into()), records: vec![record(1, 20)], lost: false }
+        );
         assert_eq!(store.load(&name("new")), Saved::default());
     }
 
@@ -469,7 +484,11 @@ mod tests {
         for (entry, retired) in [("old", Some(1)), ("recent", Some(unix_seconds())), ("wanted", None)] {
             let value = encode(&EntryRecord { path: "/x".into(), retired });
             transaction.open_table(ENTRIES).unwrap().insert(entry, value.as_slice()).unwrap();
-            transaction.open_table(FILES).unwrap().insert((entry, 1), encode(&record(1, 1)).as_slice()).unwrap();
+            transaction
+                .open_table(FILES)
+                .unwrap()
+                .insert((entry, 1), encode(&record(1, 1)).as_slice())
+                .unwrap();
         }
         transaction.commit().unwrap();
         drop(database);

@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use walkdir::WalkDir;
 
-/// The most files one entry follows; the rest is left alone and reported.
-pub const FILES_MAX: usize = 200_000;
-
 /// A checked path or glob with its excludes.
 #[derive(Debug)]
 pub struct Pattern {
@@ -36,8 +33,17 @@ pub struct Found {
     pub files: Vec<PathBuf>,
     /// Directories in which a matching file may appear.
     pub dirs: BTreeSet<PathBuf>,
-    /// Whether there were more files than [`FILES_MAX`].
+    /// Directories that could not be read: what they hold is not known.
+    pub unreadable: Vec<PathBuf>,
+    /// Whether there were more files than asked for.
     pub too_many: bool,
+}
+
+impl Found {
+    /// Whether nothing can be said about `path`.
+    pub fn hides(&self, path: &Path) -> bool {
+        self.unreadable.iter().any(|dir| path.starts_with(dir))
+    }
 }
 
 impl Pattern {
@@ -71,36 +77,64 @@ impl Pattern {
     }
 
     fn excluded(&self, path: &Path) -> bool {
-        self.exclude.is_match(path) || path.file_name().is_some_and(|name| self.exclude.is_match(Path::new(name)))
+        self.exclude.is_match(path)
+            || path.file_name().is_some_and(|name| self.exclude.is_match(Path::new(name)))
     }
 
-    /// Walks the tree. What cannot be read is left out.
-    pub fn scan(&self) -> Found {
+    /// Walks the tree until `files_max` files are found.
+    pub fn scan(&self, files_max: usize) -> Found {
         let mut found = Found::default();
         let Some(glob) = &self.glob else {
-            let path = PathBuf::from(&self.text);
-            found.dirs.extend(path.parent().and_then(nearest_dir));
-            if !self.excluded(&path) && path.exists() {
-                found.files.push(path);
-            }
+            self.look(&mut found);
             return found;
         };
         found.dirs.extend(nearest_dir(&glob.base));
         let walk = WalkDir::new(&glob.base).follow_links(true).max_depth(glob.depth.unwrap_or(usize::MAX));
-        for item in walk.into_iter().filter_map(Result::ok) {
+        for item in walk {
+            let item = match item {
+                Ok(item) => item,
+                Err(error) => {
+                    found.failed(error.path().unwrap_or(&glob.base), error.io_error());
+                    continue;
+                }
+            };
             if item.file_type().is_dir() {
                 if glob.depth.is_none_or(|depth| item.depth() < depth) {
                     found.dirs.insert(item.into_path());
                 }
-            } else if found.files.len() >= FILES_MAX {
-                found.too_many = true;
-                break;
             } else if glob.matcher.is_match(item.path()) && !self.excluded(item.path()) {
+                if found.files.len() >= files_max {
+                    found.too_many = true;
+                    break;
+                }
                 found.files.push(item.into_path());
             }
         }
         found.files.sort();
         found
+    }
+
+    /// The one path there is.
+    fn look(&self, found: &mut Found) {
+        let path = PathBuf::from(&self.text);
+        found.dirs.extend(path.parent().and_then(nearest_dir));
+        if self.excluded(&path) {
+            return;
+        }
+        match path.try_exists() {
+            Ok(true) => found.files.push(path),
+            Ok(false) => {}
+            Err(error) => found.failed(&path, Some(&error)),
+        }
+    }
+}
+
+impl Found {
+    /// What is gone is not there; of anything else nothing is known.
+    fn failed(&mut self, path: &Path, error: Option<&std::io::Error>) {
+        if error.is_some_and(|error| !super::tail::is_gone(error)) {
+            self.unreadable.push(path.into());
+        }
     }
 }
 
@@ -146,7 +180,7 @@ mod tests {
     fn scan(dir: &Path, pattern: &str, exclude: &[&str]) -> Vec<String> {
         let exclude: Vec<String> = exclude.iter().map(|e| e.to_string()).collect();
         let pattern = Pattern::new(&format!("{}/{pattern}", dir.display()), &exclude).unwrap();
-        let found = pattern.scan().files;
+        let found = pattern.scan(1000).files;
         found.iter().map(|path| path.strip_prefix(dir).unwrap().display().to_string()).collect()
     }
 
@@ -171,11 +205,14 @@ mod tests {
     fn the_directories_to_watch_lead_to_every_match() {
         let dir = tree();
         let pattern = Pattern::new(&format!("{}/*/log/*.log", dir.path().display()), &[]).unwrap();
-        let dirs = pattern.scan().dirs;
+        let dirs = pattern.scan(1000).dirs;
         for expected in ["", "a", "a/log", "b/log"] {
-            assert!(dirs.contains(&dir.path().join(expected).components().collect::<PathBuf>()), "{expected}");
+            assert!(
+                dirs.contains(&dir.path().join(expected).components().collect::<PathBuf>()),
+                "{expected}"
+            );
         }
         let later = Pattern::new(&format!("{}/not/yet/*.log", dir.path().display()), &[]).unwrap();
-        assert_eq!(later.scan().dirs.into_iter().collect::<Vec<_>>(), [dir.path()]);
+        assert_eq!(later.scan(1000).dirs.into_iter().collect::<Vec<_>>(), [dir.path()]);
     }
 }

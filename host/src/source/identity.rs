@@ -37,8 +37,8 @@ pub struct Stat {
     pub id: FileId,
     /// Bytes.
     pub size: u64,
-    /// Nanoseconds since 1970, for ordering only.
-    pub modified: i128,
+    /// When it was last written to: nanoseconds since 1970, only to be compared.
+    pub modified: i64,
     /// Names it has; 0 when it is deleted.
     pub links: u32,
     /// Not a directory, FIFO or device.
@@ -84,7 +84,11 @@ impl Stat {
                 birth: birth.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
             },
             size: stat.stx_size,
-            modified: i128::from(stat.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_mtime.tv_nsec),
+            modified: stat
+                .stx_mtime
+                .tv_sec
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(stat.stx_mtime.tv_nsec.into()),
             links: stat.stx_nlink,
             regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
         })

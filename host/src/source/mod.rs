@@ -6,21 +6,23 @@
 //! A name is only a way to find a file: each [`Tail`] belongs to an inode's one content. Whatever
 //! happens to names is seen by [`Source::scan`]; whatever happens to content by the read itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
-use self::checkpoint::{Checkpoints, Saved};
-use self::discovery::{Found, Pattern};
+use self::checkpoint::{Checkpoints, Record, Saved};
+use self::discovery::Pattern;
 use self::identity::{FileId, Stat, Trace, read_at};
 use self::lines::{Lines, Rules};
-use self::tail::{Fate, Fill, OpenTrouble, Tail};
+use self::tail::{Fate, Fill, Tail, is_gone};
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
-use crate::policy::Policy;
+use crate::policy::{OpenError, Policy};
 
 pub mod checkpoint;
 pub mod discovery;
@@ -29,23 +31,39 @@ pub mod lines;
 pub mod tail;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 /// How often names are looked at without any hint: one path, or the files of a glob.
 const RESCAN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// The same, where there are so many files that this would cost more than a thousandth of a core.
+const RESCAN_MAX: Duration = Duration::from_secs(60);
+
+/// How soon names are looked at again that change all the time.
+const SCAN_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often open files are looked at without any hint.
 const POLL: Duration = Duration::from_millis(250);
 
-/// A renamed or deleted file that was read to its end and did not grow for so long is finished:
-/// its writer had the time to open the new one.
-pub const FINISH_AFTER: Duration = Duration::from_secs(2);
-
 /// A file that did not grow for so long costs no descriptor.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// A renamed file that did not grow for so long is forgotten. Until then its writer may still have
+/// it: a daemon that was not told to open a new one.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// Numbers for the contents that one file has, one after the other. A file that is truncated more
+/// often gets the number of a new one, which matters only for the order after a restart.
+const CONTENTS: u64 = 1000;
 
 /// Descriptors an entry keeps open for files that are read to their end.
 const OPEN_MAX: usize = 128;
 
-/// What deleted and renamed files may keep open before they are delivered.
+/// The first step back from the end of a file in search of its last newline. Bytes.
+const LAST_LINE_BYTES: usize = 4096;
+
+/// What deleted files may keep on the disk before they are delivered.
 #[derive(Clone, Copy, Debug)]
 pub struct HeldLimits {
     /// How long.
@@ -66,18 +84,24 @@ pub struct Source {
     tails: BTreeMap<u64, Tail>,
     by_id: HashMap<FileId, u64>,
     by_path: HashMap<PathBuf, u64>,
+    /// The newest file that had this name first.
+    by_origin: HashMap<PathBuf, u64>,
+    /// Files that are polled: open ones, and renamed or deleted ones that are not finished. The
+    /// others cost nothing but a look at each scan.
+    awake: BTreeSet<u64>,
     /// Files with something new, in the order in which they are read.
     turns: VecDeque<u64>,
-    dirs: BTreeSet<PathBuf>,
     first: Option<Saved>,
-    scanned: Instant,
     scan_due: bool,
+    /// When names are looked at with a hint, and without.
+    next_scan: (Instant, Instant),
     polled: Instant,
     ending: bool,
     last_incarnation: u64,
     need: Option<usize>,
     lost: BTreeMap<&'static str, u64>,
     troubles: BTreeMap<PathBuf, String>,
+    too_many: bool,
 }
 
 /// Lines that were read and are not yet part of a chunk.
@@ -96,7 +120,12 @@ pub struct Piece {
 
 impl Source {
     /// The files of `entry`, as far as `checkpoints` knows them.
-    pub fn new(entry: &Entry, policy: Arc<Policy>, checkpoints: Arc<Checkpoints>, held_limits: HeldLimits) -> Result<Self, globset::Error> {
+    pub fn new(
+        entry: &Entry,
+        policy: Arc<Policy>,
+        checkpoints: Arc<Checkpoints>,
+        held_limits: HeldLimits,
+    ) -> Result<Self, globset::Error> {
         let now = Instant::now();
         Ok(Self {
             entry: entry.name.clone(),
@@ -114,22 +143,23 @@ impl Source {
             tails: BTreeMap::new(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
+            by_origin: HashMap::new(),
+            awake: BTreeSet::new(),
             turns: VecDeque::new(),
-            dirs: BTreeSet::new(),
-            scanned: now,
             scan_due: true,
+            next_scan: (now, now),
             polled: now,
             ending: false,
             last_incarnation: 0,
             need: None,
             lost: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            too_many: false,
         })
     }
 
     /// Something happened at these paths.
-    pub fn hint(&mut self, paths: impl IntoIterator<Item = PathBuf>, names_changed: bool) {
-        let now = Instant::now();
+    pub fn hint(&mut self, paths: impl IntoIterator<Item = PathBuf>, names_changed: bool, now: Instant) {
         self.scan_due |= names_changed;
         for path in paths {
             let Some(key) = self.by_path.get(&path).copied() else {
@@ -137,13 +167,8 @@ impl Source {
                 continue;
             };
             let Some(tail) = self.tails.get_mut(&key) else { continue };
-            if tail.is_open() {
-                tail.poll(now);
-            } else if let Ok(stat) = Stat::at(&tail.path)
-                && stat.id == tail.id
-            {
-                tail.sighted(stat.size, now);
-            }
+            tail.hinted(now);
+            self.scan_due |= !tail.poll(now);
             self.enqueue(key);
         }
     }
@@ -156,78 +181,102 @@ impl Source {
         }
     }
 
-    /// Does what is due: scan, poll, finish. Returns the directories to watch when they changed.
+    /// Does what is due: scan, poll, finish. Returns the directories to watch after a scan.
     pub fn tick(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
-        let rescan = if self.pattern.is_literal() { RESCAN.0 } else { RESCAN.1 };
-        let mut dirs = None;
-        if self.scan_due || now >= self.scanned + rescan {
-            dirs = self.scan(now);
-        }
+        let dirs = (now >= self.scan_at()).then(|| self.scan(now));
         if now >= self.polled + POLL {
             self.polled = now;
-            let open: Vec<u64> =
-                self.tails.values().filter(|tail| tail.is_open()).map(|tail| tail.incarnation).collect();
-            for key in open {
-                if let Some(tail) = self.tails.get_mut(&key) {
-                    tail.poll(now);
-                }
-                self.enqueue(key);
-            }
-            self.close_idle(now);
-            self.finish_moved(now);
+            self.poll(now);
         }
         dirs
     }
 
-    /// Looks at all names.
-    fn scan(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
-        self.scanned = now;
-        self.scan_due = false;
-        let found = self.pattern.scan();
-        if found.too_many {
-            warn!(entry = %self.entry, limit = discovery::FILES_MAX, "more files than an entry may follow; the rest is left alone");
+    fn scan_at(&self) -> Instant {
+        if self.scan_due { self.next_scan.0 } else { self.next_scan.1 }
+    }
+
+    /// Looks at open files, and after those without their name.
+    fn poll(&mut self, now: Instant) {
+        for key in self.awake.clone() {
+            self.look_after(key, now);
         }
-        self.troubles.clear();
-        let named = self.look_at(&found);
+        self.close_idle(now);
+        self.finish_moved(now);
+        let tails = &self.tails;
+        let is_awake =
+            |tail: &Tail| tail.is_open() || (matches!(tail.fate, Fate::Moved { .. }) && !tail.is_finished());
+        self.awake.retain(|key| tails.get(key).is_some_and(is_awake));
+    }
+
+    /// Looks at all names.
+    fn scan(&mut self, now: Instant) -> BTreeSet<PathBuf> {
+        let began = cpu_time();
+        self.scan_due = false;
+        let found = self.pattern.scan(self.policy.rules().max_files);
+        if found.too_many && !std::mem::replace(&mut self.too_many, found.too_many) {
+            warn!(entry = %self.entry, limit = self.policy.rules().max_files,
+                "more files than the policy of this host allows; the rest is left alone");
+        }
+        self.forget_troubles();
+        let named = self.look_at(&found.files);
+        self.plan_scan(cpu_time().saturating_sub(began), now);
         if let Some(saved) = self.first.take() {
-            self.begin(saved, &named);
+            self.begin(saved, &named, now);
         }
         for (path, stat) in &named {
             match self.by_id.get(&stat.id).copied() {
                 Some(key) => self.still_there(key, path, stat, now),
-                None => self.appeared(path, stat, Mark::default()),
+                None => self.appeared(path, stat, Mark::default(), now),
             }
         }
-        let present: BTreeSet<FileId> = named.iter().map(|(_, stat)| stat.id).collect();
-        let gone: Vec<u64> = self.tails.values().filter(|tail| tail.fate == Fate::Named && !present.contains(&tail.id)).map(|tail| tail.incarnation).collect();
-        for key in gone {
-            self.lost_its_name(key, now);
-        }
-        self.by_path = self.tails.values().filter(|tail| tail.fate == Fate::Named).map(|tail| (tail.path.clone(), tail.incarnation)).collect();
-        self.dirs_changed(found)
+        let present: HashSet<FileId> = named.iter().map(|(_, stat)| stat.id).collect();
+        let gone =
+            |tail: &Tail| tail.fate == Fate::Named && !present.contains(&tail.id) && !found.hides(&tail.path);
+        let (gone, moved): (Vec<&Tail>, Vec<&Tail>) = self
+            .tails
+            .values()
+            .filter(|tail| gone(tail) || matches!(tail.fate, Fate::Moved { .. }))
+            .partition(|tail| tail.fate == Fate::Named);
+        let (gone, moved) = (keys(&gone), keys(&moved));
+        gone.into_iter().for_each(|key| self.lost_its_name(key, now));
+        moved.into_iter().for_each(|key| self.look_after(key, now));
+        self.forget_moved(now);
+        found.dirs
     }
 
-    fn dirs_changed(&mut self, found: Found) -> Option<BTreeSet<PathBuf>> {
-        if found.dirs == self.dirs {
-            return None;
-        }
-        // What appears between this scan and the watch is found by the next one.
-        self.scan_due = true;
-        self.dirs = found.dirs;
-        Some(self.dirs.clone())
+    /// Scans take at most a twentieth of a core while names change all the time, and else so little
+    /// that an idle entry costs nothing.
+    fn plan_scan(&mut self, cost: Duration, now: Instant) {
+        let rescan = if self.pattern.is_literal() { RESCAN.0 } else { RESCAN.1 };
+        self.next_scan = (now + SCAN_PAUSE.max(cost * 20), now + rescan.max((cost * 1000).min(RESCAN_MAX)));
+    }
+
+    /// Troubles that are over are not told any more.
+    fn forget_troubles(&mut self) {
+        let troubled = |path: &PathBuf| {
+            self.by_path
+                .get(path)
+                .and_then(|key| self.tails.get(key))
+                .is_some_and(|tail| tail.trouble.is_some())
+        };
+        self.troubles.retain(|path, _| troubled(path));
     }
 
     /// One name for each file; what is no regular file is reported.
-    fn look_at(&mut self, found: &Found) -> Vec<(PathBuf, Stat)> {
+    fn look_at(&mut self, files: &[PathBuf]) -> Vec<(PathBuf, Stat)> {
         let mut seen = HashMap::new();
         let mut named: Vec<(PathBuf, Stat)> = Vec::new();
-        for path in &found.files {
+        for path in files {
             let Ok(stat) = Stat::at(path) else { continue };
             if !stat.regular {
-                self.troubles.insert(path.clone(), "not a regular file".into());
+                self.troubles.insert(path.clone(), format!("{} is not a regular file", path.display()));
                 continue;
             }
-            let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key)).is_some_and(|tail| tail.path == *path);
+            let known = self
+                .by_id
+                .get(&stat.id)
+                .and_then(|key| self.tails.get(key))
+                .is_some_and(|tail| tail.path == *path);
             match seen.get(&stat.id) {
                 // The second name of a file that is followed under another one.
                 Some(_) if !known => {}
@@ -243,32 +292,30 @@ impl Source {
 
     /// The first scan: what was followed before goes on where it was, and what is new begins where
     /// `start_at` says.
-    fn begin(&mut self, saved: Saved, named: &[(PathBuf, Stat)]) {
+    fn begin(&mut self, saved: Saved, named: &[(PathBuf, Stat)], now: Instant) {
         let text = self.pattern.text().to_string();
-        let same_path = saved.path.as_deref() == Some(&text);
-        let known: HashMap<FileId, &checkpoint::Record> = saved.records.iter().map(|record| (record.id, record)).collect();
-        let mut resumed = BTreeSet::new();
-        for record in &saved.records {
+        let present: HashMap<FileId, &(PathBuf, Stat)> = named.iter().map(|file| (file.1.id, file)).collect();
+        let newest: HashMap<FileId, u64> =
+            saved.records.iter().map(|record| (record.id, record.incarnation)).collect();
+        // Of the files that had one name first, the one that has it now is the youngest.
+        let mut records: Vec<&Record> = saved.records.iter().collect();
+        records.sort_by_key(|record| present.get(&record.id).is_some_and(|(path, _)| *path == record.origin));
+        for record in records {
             self.last_incarnation = self.last_incarnation.max(record.incarnation);
-        }
-        // What was renamed or lost its name while nobody looked is finished first.
-        let present: BTreeSet<FileId> = named.iter().map(|(_, stat)| stat.id).collect();
-        for record in saved.records.iter().filter(|record| !present.contains(&record.id)) {
-            self.resume_moved(record);
-        }
-        for (path, stat) in named {
-            if let Some(record) = known.get(&stat.id) {
-                resumed.insert(record.incarnation);
-                self.insert(Tail::resume(record, path.clone(), stat));
-            } else if !saved.lost && !same_path && self.start_at == StartAt::End {
-                let mark = self.last_line_end(path, stat);
-                self.appeared(path, stat, mark);
-                if let Some(tail) = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key)) {
-                    self.checkpoints.note(&self.entry, tail.record(), 0);
+            match present.get(&record.id) {
+                // It was truncated since: its content is gone.
+                _ if newest.get(&record.id) != Some(&record.incarnation) => {
+                    self.checkpoints.forget(&self.entry, record.incarnation);
                 }
-            } else {
-                self.appeared(path, stat, Mark::default());
+                Some((path, stat)) => self.insert(Tail::resume(record, path.clone(), stat, now)),
+                None => self.resume_moved(record, now),
             }
+        }
+        let same_path = saved.path.as_deref() == Some(&text);
+        let at_end = !saved.lost && !same_path && self.start_at == StartAt::End;
+        for (path, stat) in named.iter().filter(|(_, stat)| !newest.contains_key(&stat.id)) {
+            let mark = if at_end { self.last_line_end(path, stat) } else { Mark::default() };
+            self.appeared(path, stat, mark, now);
         }
         self.checkpoints.begin(&self.entry, &text);
         // Before the first line is read it is on the disk where the entry began, so that a crash
@@ -276,76 +323,124 @@ impl Source {
         self.checkpoints.flush();
     }
 
-    /// A file that was followed and whose inode no longer has a matching name.
-    fn resume_moved(&mut self, record: &checkpoint::Record) {
-        let Some((path, stat)) = find_by_id(&record.path, record.id) else {
-            debug!(entry = %self.entry, path = %record.path.display(), "a file that was followed is gone");
-            self.checkpoints.forget(&self.entry, record.incarnation);
-            return;
-        };
-        info!(entry = %self.entry, was = %record.path.display(), path = %path.display(), "found a file that was renamed meanwhile");
-        let mut tail = Tail::resume(record, path, &stat);
-        tail.fate = Fate::Moved { since: Instant::now(), deleted: false };
-        self.insert(tail);
+    /// A file that was followed and whose inode no longer has a matching name: renamed or lost
+    /// while nobody looked, it is finished first.
+    fn resume_moved(&mut self, record: &Record, now: Instant) {
+        match find_by_id(&record.path, record.id) {
+            // It has its first name, which the entry does not want any more.
+            Ok(Some((path, _))) if path == record.origin => {}
+            Ok(Some((path, stat))) => {
+                info!(entry = %self.entry, was = %record.path.display(), path = %path.display(), "found a file that was renamed meanwhile");
+                let mut tail = Tail::resume(record, path, &stat, now);
+                tail.fate = Fate::Moved { since: now, deleted: false };
+                self.awake.insert(tail.incarnation);
+                self.insert(tail);
+            }
+            Ok(None) => {
+                self.count_lost("deleted", record.size.saturating_sub(record.committed), &record.path);
+                self.checkpoints.forget(&self.entry, record.incarnation);
+            }
+            Err(error) => {
+                warn!(entry = %self.entry, path = %record.path.display(), %error, "cannot look for a file that was renamed meanwhile");
+            }
+        }
     }
 
     /// A file with a new name.
-    fn appeared(&mut self, path: &Path, stat: &Stat, mark: Mark) {
+    fn appeared(&mut self, path: &Path, stat: &Stat, mark: Mark, now: Instant) {
         let incarnation = self.next_incarnation();
         debug!(entry = %self.entry, path = %path.display(), offset = mark.offset, "follows a file");
-        let mut tail = Tail::new(incarnation, path.into(), stat, mark);
-        tail.after = self.predecessor(path);
-        self.insert(tail);
+        self.insert(Tail::new(incarnation, path.into(), stat, mark, now));
+        // One that is renamed before anything of it is acknowledged is found again after a crash.
+        self.note(incarnation, 0);
     }
 
-    /// The file that had this name before and is not read to its end.
-    fn predecessor(&self, path: &Path) -> Option<u64> {
-        self.tails.values().rev().find(|tail| tail.origin == path && tail.fate != Fate::Over).map(|tail| tail.incarnation)
+    /// What a restart needs of a file, and by how many bytes its committed offset moved.
+    fn note(&self, key: u64, bytes: u64) {
+        if let Some(tail) = self.tails.get(&key) {
+            self.checkpoints.note(&self.entry, tail.record(), bytes);
+        }
     }
 
     fn still_there(&mut self, key: u64, path: &Path, stat: &Stat, now: Instant) {
+        self.renamed(key, path);
         let Some(tail) = self.tails.get_mut(&key) else { return };
-        if tail.path != path {
-            debug!(entry = %self.entry, was = %tail.path.display(), path = %path.display(), "a file was renamed");
-            tail.path = path.into();
-            tail.trouble = None;
-        }
         tail.fate = Fate::Named;
-        tail.sighted(stat.size, now);
+        tail.sighted(stat, now);
         self.enqueue(key);
+    }
+
+    fn renamed(&mut self, key: u64, path: &Path) {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| tail.path != path) else { return };
+        debug!(entry = %self.entry, was = %tail.path.display(), path = %path.display(), "a file was renamed");
+        tail.trouble = None;
+        let was = std::mem::replace(&mut tail.path, path.into());
+        if self.by_path.get(&was) == Some(&key) {
+            self.by_path.remove(&was);
+        }
+        self.by_path.insert(path.into(), key);
+        self.note(key, 0);
     }
 
     /// Renamed out of the pattern, or deleted.
     fn lost_its_name(&mut self, key: u64, now: Instant) {
         let Some(tail) = self.tails.get_mut(&key) else { return };
-        if !tail.is_open() {
-            match find_by_id(&tail.path, tail.id) {
-                Some((path, stat)) => {
-                    tail.path = path;
-                    tail.trouble = None;
-                    tail.sighted(stat.size, now);
-                }
-                None => {
-                    let lost = tail.lag();
-                    tail.end();
-                    self.count_lost("deleted", lost, key);
-                    return;
-                }
+        debug!(entry = %self.entry, path = %tail.path.display(), "a file lost its name; it is read to its end");
+        tail.fate = Fate::Moved { since: now, deleted: false };
+        self.awake.insert(key);
+        self.look_after(key, now);
+    }
+
+    /// Looks at a file. One without its name that is closed is looked for under another one, and
+    /// held open while something of it is unread: it may be deleted at any time.
+    fn look_after(&mut self, key: u64, now: Instant) {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| tail.fate != Fate::Over) else { return };
+        let is_there = tail.poll(now);
+        if matches!(tail.fate, Fate::Moved { .. }) {
+            if !is_there && !self.find_again(key, now) {
+                return;
+            }
+            let Some(tail) = self.tails.get_mut(&key) else { return };
+            if tail.has_news() && !tail.is_open() && tail.not_before() <= now {
+                // What cannot be opened now is tried again when it is read.
+                let _ = tail.open(&self.policy, now);
+                self.awake.insert(key);
             }
         }
-        tail.poll(now);
-        if tail.fate == Fate::Named {
-            tail.fate = Fate::Moved { since: now, deleted: false };
-            tail.poll(now);
-        }
-        debug!(entry = %self.entry, path = %tail.path.display(), "a file lost its name; it is read to its end");
         self.enqueue(key);
     }
 
-    fn count_lost(&mut self, reason: &'static str, bytes: u64, key: u64) {
+    /// Whether a closed file was found under another name. One that was not is over.
+    fn find_again(&mut self, key: u64, now: Instant) -> bool {
+        let Some(tail) = self.tails.get_mut(&key) else { return false };
+        match find_by_id(&tail.path, tail.id) {
+            Ok(Some((path, stat))) => {
+                tail.sighted(&stat, now);
+                self.renamed(key, &path);
+                true
+            }
+            Ok(None) => {
+                let unread = tail.unread();
+                self.give_up(key, "deleted", unread);
+                false
+            }
+            // Nothing is known; the next look may tell.
+            Err(_) => true,
+        }
+    }
+
+    /// Nothing more is read of a file.
+    fn give_up(&mut self, key: u64, reason: &'static str, unread: u64) {
+        let Some(tail) = self.tails.get_mut(&key) else { return };
+        tail.end();
+        let path = tail.path.clone();
+        self.count_lost(reason, unread, &path);
+        self.drop_if_over(key);
+    }
+
+    fn count_lost(&mut self, reason: &'static str, bytes: u64, path: &Path) {
         if bytes > 0 {
-            let path = self.tails.get(&key).map(|tail| tail.path.display().to_string()).unwrap_or_default();
-            warn!(entry = %self.entry, path, bytes, reason, "bytes were gone before they could be read");
+            warn!(entry = %self.entry, path = %path.display(), bytes, reason, "bytes were gone before they could be read");
             *self.lost.entry(reason).or_default() += bytes;
         }
     }
@@ -354,81 +449,118 @@ impl Source {
     fn last_line_end(&self, path: &Path, stat: &Stat) -> Mark {
         let at_end = Mark { offset: stat.size, trace: Trace::default() };
         let Ok(opened) = self.policy.open(path) else { return at_end };
-        let from = stat.size.saturating_sub(self.rules.line_bytes_max as u64);
-        let Ok(tail) = read_at(&opened.file, from, (stat.size - from) as usize) else { return at_end };
-        match memchr::memrchr(b'\n', &tail) {
-            Some(newline) => {
-                Mark { offset: from + newline as u64 + 1, trace: Trace::of(&tail[..=newline]) }
+        let mut back = LAST_LINE_BYTES.min(self.rules.line_bytes_max);
+        loop {
+            let from = stat.size.saturating_sub(back as u64);
+            let Ok(tail) = read_at(&opened.file, from, (stat.size - from) as usize) else { return at_end };
+            match memchr::memrchr(b'\n', &tail) {
+                Some(newline) => {
+                    return Mark { offset: from + newline as u64 + 1, trace: Trace::of(&tail[..=newline]) };
+                }
+                None if from == 0 => return Mark::default(),
+                None if back >= self.rules.line_bytes_max => return at_end,
+                None => back = (back * 8).min(self.rules.line_bytes_max),
             }
-            None if from == 0 => Mark::default(),
-            None => at_end,
         }
     }
 
-    fn insert(&mut self, tail: Tail) {
-        self.by_id.insert(tail.id, tail.incarnation);
-        self.by_path.insert(tail.path.clone(), tail.incarnation);
+    /// A file that had this name first is read before those that have it now.
+    fn insert(&mut self, mut tail: Tail) {
         let key = tail.incarnation;
+        self.by_id.insert(tail.id, key);
+        self.by_path.insert(tail.path.clone(), key);
+        tail.after = self.by_origin.insert(tail.origin.clone(), key);
         self.tails.insert(key, tail);
         self.enqueue(key);
     }
 
-    /// Grows over restarts, so that what is newer is found last.
+    /// The number of a new file. It grows over restarts, so that what is newer is found last.
     fn next_incarnation(&mut self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-        self.last_incarnation = now.max(self.last_incarnation + 1);
+        let next = (now / CONTENTS + 1) * CONTENTS;
+        self.last_incarnation = next.max((self.last_incarnation / CONTENTS + 1) * CONTENTS);
         self.last_incarnation
     }
 
+    /// The number of the next content of a file: behind that of the last one, and before those of
+    /// files that are newer.
+    fn next_content(&mut self, incarnation: u64) -> u64 {
+        let next = incarnation + 1;
+        if next.is_multiple_of(CONTENTS) { self.next_incarnation() } else { next }
+    }
+
     fn close_idle(&mut self, now: Instant) {
-        let mut open = self.tails.values().filter(|tail| tail.is_open()).count();
-        for tail in self.tails.values_mut().filter(|tail| tail.is_open() && tail.fate == Fate::Named) {
-            if !tail.has_news() && (tail.quiet_for(now) > IDLE_AFTER || open > OPEN_MAX) {
-                tail.close();
-                open -= 1;
+        for key in self.awake.clone() {
+            let idle = self.tails.get(&key).is_some_and(|tail| tail.quiet_for(now) > IDLE_AFTER);
+            if idle || self.awake.len() > OPEN_MAX {
+                self.close(key);
             }
         }
     }
 
-    /// Lets go of files that are read and delivered, and of those held for too long.
+    /// A file with a name and nothing new costs no descriptor.
+    fn close(&mut self, key: u64) {
+        let named = self.tails.get_mut(&key).filter(|tail| tail.fate == Fate::Named && !tail.has_news());
+        if let Some(tail) = named {
+            tail.close();
+            self.awake.remove(&key);
+        }
+    }
+
+    /// Lets go of renamed and deleted files that are read and delivered, and of deleted ones that
+    /// were held for too long.
     fn finish_moved(&mut self, now: Instant) {
         let mut pinned: u64 = 0;
-        let (mut over, mut released) = (Vec::new(), Vec::new());
-        for tail in self.tails.values_mut().rev() {
-            let Fate::Moved { since, .. } = tail.fate else { continue };
-            pinned += tail.size();
-            let settled = tail.quiet_for(now) >= FINISH_AFTER && now - since >= FINISH_AFTER;
-            if settled && tail.holds_partial() {
+        for key in self.awake.clone().into_iter().rev() {
+            let Some(tail) = self.tails.get_mut(&key) else { continue };
+            let Fate::Moved { since, deleted } = tail.fate else { continue };
+            if tail.is_settled(now) && tail.holds_partial() {
                 tail.release_partial();
-                released.push(tail.incarnation);
-            } else if settled && !tail.has_news() && tail.ledger.is_empty() {
-                over.push((tail.incarnation, 0));
-            } else if now - since > self.held_limits.age || pinned > self.held_limits.bytes {
-                over.push((tail.incarnation, tail.size().saturating_sub(tail.read_to())));
+                self.enqueue(key);
+            } else if tail.is_settled(now) && tail.is_finished() {
+                if deleted {
+                    self.give_up(key, "deleted", 0);
+                } else {
+                    tail.close();
+                    let (origin, before) = (tail.origin.clone(), tail.after);
+                    self.stand_in(&origin, key, before);
+                }
+            } else if deleted {
+                pinned += tail.size();
+                if now - since > self.held_limits.age || pinned > self.held_limits.bytes {
+                    let unread = tail.unread();
+                    self.give_up(key, "held_limit", unread);
+                }
             }
         }
-        for key in released {
-            self.enqueue(key);
-        }
-        for (key, lost) in over {
-            self.count_lost("held_limit", lost, key);
-            if let Some(tail) = self.tails.get_mut(&key) {
-                tail.end();
-            }
-        }
-        self.drop_over();
     }
 
-    /// Drops files of which nothing is under way any more.
-    fn drop_over(&mut self) {
-        let over: Vec<(u64, FileId)> = self.tails.values().filter(|tail| tail.fate == Fate::Over && tail.ledger.is_empty()).map(|tail| (tail.incarnation, tail.id)).collect();
-        for (key, id) in over {
-            self.tails.remove(&key);
-            if self.by_id.get(&id) == Some(&key) {
-                self.by_id.remove(&id);
-            }
-            self.checkpoints.forget(&self.entry, key);
+    /// Renamed files that nobody writes to any more.
+    fn forget_moved(&mut self, now: Instant) {
+        let forgotten = |tail: &&Tail| {
+            matches!(tail.fate, Fate::Moved { .. })
+                && tail.is_finished()
+                && tail.quiet_for(now) > FORGOTTEN_AFTER
+        };
+        let forgotten: Vec<&Tail> = self.tails.values().filter(forgotten).collect();
+        for key in keys(&forgotten) {
+            self.give_up(key, "deleted", 0);
         }
+    }
+
+    /// Drops a file that is over and of which nothing is under way any more.
+    fn drop_if_over(&mut self, key: u64) {
+        let over = |tail: &&Tail| tail.fate == Fate::Over && tail.ledger.is_empty();
+        if self.tails.get(&key).filter(over).is_none() {
+            return;
+        }
+        let Some(tail) = self.tails.remove(&key) else { return };
+        self.awake.remove(&key);
+        remove_if(&mut self.by_id, &tail.id, key);
+        remove_if(&mut self.by_path, &tail.path, key);
+        let before = tail.after.filter(|before| self.tails.contains_key(before));
+        self.stand_in(&tail.origin, key, before);
+        self.checkpoints.forget(&self.entry, key);
     }
 
     /// Nothing will be appended any more as far as this run is concerned (`--once`).
@@ -441,28 +573,40 @@ impl Source {
         self.first.is_none() && self.tails.values().all(Tail::is_drained)
     }
 
-    /// Whether a file that has something new may be read: not before the one that had its name.
+    /// Whether a file that has something new may be read: not before those that had its name.
     fn is_ready(&self, tail: &Tail) -> bool {
-        let before = tail.after.and_then(|key| self.tails.get(&key));
-        before.is_none_or(Tail::is_drained)
+        let mut before = tail.after;
+        while let Some(tail) = before.and_then(|key| self.tails.get(&key)) {
+            if !tail.is_drained() {
+                return false;
+            }
+            before = tail.after;
+        }
+        true
     }
 
-    /// When there is something to do without any hint: a read after its pause, a poll, a scan.
-    pub fn next_deadline(&self) -> Instant {
-        let rescan = if self.pattern.is_literal() { RESCAN.0 } else { RESCAN.1 };
-        let open = self.tails.values().any(|tail| tail.is_open() || tail.fate != Fate::Named);
-        let mut due = self.scanned + rescan;
-        if open {
-            due = due.min(self.polled + POLL);
-        }
-        let waiting = self.turns.iter().filter_map(|key| self.tails.get(key)).filter(|tail| self.is_ready(tail));
-        waiting.map(Tail::not_before).fold(due, Instant::min)
+    /// When there is something to look at without any hint.
+    pub fn next_look(&self) -> Instant {
+        let poll = (!self.awake.is_empty()).then_some(self.polled + POLL);
+        poll.map_or(self.scan_at(), |poll| poll.min(self.scan_at()))
+    }
+
+    /// When there may be something to read, as far as is known now.
+    pub fn next_read(&self) -> Option<Instant> {
+        let waiting = self.turns.iter().filter_map(|key| self.tails.get(key));
+        waiting.filter(|tail| tail.has_news() && self.is_ready(tail)).map(Tail::not_before).min()
     }
 
     /// Reads from the next file that has something new, in turn. `lines` says where the lines
     /// stand in `buffer`; [`Source::take`] makes them a chunk.
-    pub fn read(&mut self, want: usize, lines_max: usize, buffer: &mut Vec<u8>, lines: &mut Lines) -> Option<Piece> {
-        let now = Instant::now();
+    pub fn read(
+        &mut self,
+        want: usize,
+        lines_max: usize,
+        buffer: &mut Vec<u8>,
+        lines: &mut Lines,
+        now: Instant,
+    ) -> Option<Piece> {
         self.need = None;
         for _ in 0..self.turns.len() {
             let key = self.turns.pop_front()?;
@@ -471,13 +615,19 @@ impl Source {
                 tail.queued = false;
                 continue;
             }
-            self.turns.push_back(key);
             let Some(tail) = self.tails.get(&key) else { continue };
             if !self.is_ready(tail) || tail.not_before() > now {
+                self.turns.push_back(key);
                 continue;
             }
             let piece = self.read_file(key, want, lines_max, buffer, lines, now);
-            if piece.is_some() || self.need.is_some() {
+            if self.need.is_some() {
+                // Its turn is not over.
+                self.turns.push_front(key);
+                return None;
+            }
+            self.turns.push_back(key);
+            if piece.is_some() {
                 return piece;
             }
         }
@@ -490,62 +640,120 @@ impl Source {
         self.need
     }
 
-    fn read_file(&mut self, key: u64, want: usize, lines_max: usize, buffer: &mut Vec<u8>, lines: &mut Lines, now: Instant) -> Option<Piece> {
-        let last = self.is_last(key);
+    fn read_file(
+        &mut self,
+        key: u64,
+        want: usize,
+        lines_max: usize,
+        buffer: &mut Vec<u8>,
+        lines: &mut Lines,
+        now: Instant,
+    ) -> Option<Piece> {
         let tail = self.tails.get_mut(&key)?;
-        let (len, full) = match tail.fill(&self.policy, buffer, want, now) {
-            Ok(Fill::Bytes { len, full }) => (len, full),
+        let fill = tail.fill(&self.policy, buffer, want, now);
+        if tail.is_open() {
+            self.awake.insert(key);
+        }
+        let (len, full) = match fill {
+            Ok(Fill::Bytes { len, full }) => {
+                self.troubles.remove(&tail.path);
+                (len, full)
+            }
             Ok(Fill::Rewritten { lost }) => {
-                self.begin_anew(key, lost);
+                self.begin_anew(key, lost, now);
+                return None;
+            }
+            Ok(Fill::Moved) => {
+                self.scan_due = true;
                 return None;
             }
             Ok(Fill::Closed) => {
-                let path = tail.path.clone();
-                let trouble = tail.trouble.as_ref().map(|(trouble, _)| trouble.to_string());
-                self.report_trouble(path, trouble);
+                self.report_trouble(key);
                 return None;
             }
             Err(error) => {
-                tail.trouble = Some((OpenTrouble::Failed(error.to_string()), now + Duration::from_secs(1)));
-                tail.close();
+                tail.failed(&OpenError::Io(error), now);
+                self.report_trouble(key);
                 return None;
             }
         };
         lines.inside = tail.inside && self.rules.long_line != LongLine::Split;
-        self.rules.cut(&buffer[..len], lines_max, last && !full, lines);
-        if lines.used == 0 {
-            if full {
-                self.need = Some(self.rules.line_bytes_max + 1);
-            } else {
-                tail.held_partial(len);
-            }
-            return None;
+        let last = !full && (self.ending || tail.is_settled(now));
+        self.rules.cut(&buffer[..len], lines_max, last, lines);
+        if lines.used > 0 {
+            let (path, origin) = (tail.path.clone(), tail.origin.clone());
+            return Some(Piece {
+                incarnation: key,
+                path,
+                origin,
+                offset: tail.read_to(),
+                inside: lines.inside,
+            });
         }
-        let piece = Piece { incarnation: key, path: tail.path.clone(), origin: tail.origin.clone(), offset: tail.read_to(), inside: lines.inside };
-        Some(piece)
+        if full {
+            self.need = Some(self.rules.line_bytes_max + 1);
+        } else {
+            tail.hold_partial();
+            self.close_surplus(key);
+        }
+        None
     }
 
-    fn is_last(&self, key: u64) -> bool {
-        let Some(tail) = self.tails.get(&key) else { return false };
-        let settled = matches!(tail.fate, Fate::Moved { since, .. } if tail.quiet_for(Instant::now()) >= FINISH_AFTER && since.elapsed() >= FINISH_AFTER);
-        self.ending || settled
+    /// A file that was read to its end is closed at once where many are open.
+    fn close_surplus(&mut self, key: u64) {
+        if self.awake.len() > OPEN_MAX {
+            self.close(key);
+        }
     }
 
     /// The content is not what was read: the file begins again, as another incarnation.
-    fn begin_anew(&mut self, key: u64, lost: u64) {
-        self.count_lost("truncated", lost, key);
-        let incarnation = self.next_incarnation();
+    fn begin_anew(&mut self, key: u64, lost: u64, now: Instant) {
+        let incarnation = self.next_content(key);
         let Some(tail) = self.tails.get_mut(&key) else { return };
         info!(entry = %self.entry, path = %tail.path.display(), "a file was truncated or rewritten; it is read from its beginning");
-        let anew = tail.begin_anew(incarnation);
-        self.insert(anew);
-        self.drop_over();
+        let anew = tail.begin_anew(incarnation, now);
+        self.count_lost("truncated", lost, &anew.path);
+        self.awake.insert(incarnation);
+        self.replace(key, anew);
+        self.note(incarnation, 0);
+        self.drop_if_over(key);
     }
 
-    fn report_trouble(&mut self, path: PathBuf, trouble: Option<String>) {
-        let Some(trouble) = trouble else { return };
-        if self.troubles.insert(path.clone(), trouble.clone()).is_none() {
-            warn!(entry = %self.entry, path = %path.display(), reason = trouble, "a file cannot be read");
+    /// What was true of the file with number `key` is true of `anew` now.
+    fn replace(&mut self, key: u64, anew: Tail) {
+        let number = anew.incarnation;
+        for place in [self.by_id.get_mut(&anew.id), self.by_path.get_mut(&anew.path)] {
+            if let Some(place) = place.filter(|place| **place == key) {
+                *place = number;
+            }
+        }
+        self.stand_in(&anew.origin, key, Some(number));
+        self.tails.insert(number, anew);
+        self.enqueue(number);
+    }
+
+    /// Files that are to be read after `key` are to be read after `other` now.
+    fn stand_in(&mut self, origin: &PathBuf, key: u64, other: Option<u64>) {
+        match (self.by_origin.get_mut(origin), other) {
+            (Some(newest), Some(other)) if *newest == key => *newest = other,
+            (Some(newest), None) if *newest == key => _ = self.by_origin.remove(origin),
+            _ => {
+                for tail in self.tails.values_mut().filter(|tail| tail.after == Some(key)) {
+                    tail.after = other;
+                }
+            }
+        }
+    }
+
+    fn report_trouble(&mut self, key: u64) {
+        let Some((tail, trouble)) =
+            self.tails.get(&key).and_then(|tail| Some((tail, tail.trouble.as_ref()?)))
+        else {
+            return;
+        };
+        let told = self.troubles.insert(tail.path.clone(), trouble.reason.clone());
+        if told.as_ref() != Some(&trouble.reason) {
+            warn!(entry = %self.entry, path = %tail.path.display(), reason = trouble.reason, "a file cannot be read");
         }
     }
 
@@ -563,6 +771,7 @@ impl Source {
             tail.advance(id, buffer, used);
             tail.inside = whole && piece.inside;
         }
+        self.close_surplus(piece.incarnation);
     }
 
     /// Chunk `id` of the file is finished.
@@ -571,16 +780,16 @@ impl Source {
         let bytes = tail.ledger.finish(id);
         if tail.fate != Fate::Over {
             if bytes > 0 {
-                self.checkpoints.note(&self.entry, tail.record(), bytes);
+                self.note(incarnation, bytes);
             }
-        } else if tail.ledger.is_empty() {
-            self.drop_over();
+        } else {
+            self.drop_if_over(incarnation);
         }
     }
 
-    /// Files known.
+    /// Files that are followed, and others that are not finished.
     pub fn files(&self) -> u64 {
-        self.tails.len() as u64
+        self.tails.values().filter(|tail| tail.fate == Fate::Named || !tail.is_finished()).count() as u64
     }
 
     /// Bytes that are not finished, and since when the oldest have been there.
@@ -594,12 +803,13 @@ impl Source {
 
     /// Bytes of deleted and renamed files that are kept open.
     pub fn held_bytes(&self) -> u64 {
-        self.tails.values().filter(|tail| matches!(tail.fate, Fate::Moved { .. })).map(Tail::size).sum()
+        let held = |tail: &&Tail| tail.is_open() && matches!(tail.fate, Fate::Moved { .. });
+        self.tails.values().filter(held).map(Tail::size).sum()
     }
 
-    /// Bytes that could not be saved, by reason.
-    pub fn lost(&self) -> &BTreeMap<&'static str, u64> {
-        &self.lost
+    /// Bytes that could not be saved since this was last asked for, by reason.
+    pub fn take_lost(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Files that cannot be read, and why.
@@ -608,13 +818,50 @@ impl Source {
     }
 }
 
-/// A file that lost its name is looked for in the directory it was in.
-fn find_by_id(path: &Path, id: FileId) -> Option<(PathBuf, Stat)> {
+fn keys(tails: &[&Tail]) -> Vec<u64> {
+    tails.iter().map(|tail| tail.incarnation).collect()
+}
+
+fn remove_if<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u64>, name: &K, key: u64) {
+    if map.get(name) == Some(&key) {
+        map.remove(name);
+    }
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// A file that lost its name is looked for in the directory it was in, and where its name was a
+/// link, in the one that the link leads to now.
+fn find_by_id(path: &Path, id: FileId) -> io::Result<Option<(PathBuf, Stat)>> {
+    let dir = path.parent().unwrap_or(path);
+    if let Some(found) = find_in(dir, id)? {
+        return Ok(Some(found));
+    }
+    match std::fs::canonicalize(path).ok().as_deref().and_then(Path::parent) {
+        Some(real) if real != dir => find_in(real, id),
+        _ => Ok(None),
+    }
+}
+
+fn find_in(dir: &Path, id: FileId) -> io::Result<Option<(PathBuf, Stat)>> {
     use std::os::unix::fs::DirEntryExt;
-    let entries = std::fs::read_dir(path.parent()?).ok()?;
-    let same_inode = entries.filter_map(Result::ok).filter(|entry| entry.ino() == id.ino);
-    same_inode.map(|entry| entry.path()).find_map(|path| {
-        let stat = Stat::at(&path).ok()?;
-        (stat.id == id && stat.regular).then_some((path, stat))
-    })
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.ino() == id.ino
+            && let Ok(stat) = Stat::at(&entry.path())
+            && stat.id == id
+        {
+            return Ok(Some((entry.path(), stat)));
+        }
+    }
+    Ok(None)
 }

@@ -12,11 +12,22 @@ use std::time::{Duration, Instant};
 use super::checkpoint::Record;
 use super::identity::{FileId, Head, Stat, TAIL_BYTES, Trace};
 use crate::ledger::{Ledger, Mark};
+use crate::model::Problem;
 use crate::policy::{OpenError, Policy};
 
 /// After a read that reached the end, the file is left alone so long: a writer that writes a line
 /// at a time does not cost a read a line.
 pub const READ_PAUSE: Duration = Duration::from_millis(3);
+
+/// How soon a file is looked for again that had another name a moment ago.
+const MOVED_RETRY: Duration = Duration::from_millis(100);
+
+/// How soon a file that cannot be read is tried again without a hint, and with one.
+const TROUBLE_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(250));
+
+/// A renamed or deleted file that was read to its end and did not grow for so long is settled: its
+/// writer had the time to open the new one.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// Sightings kept to tell how old unread bytes are.
 const SIGHTINGS_MAX: usize = 64;
@@ -43,11 +54,16 @@ pub struct Tail {
     /// Whether it waits for its turn to be read.
     pub queued: bool,
     /// Why it cannot be read, and when to try again.
-    pub trouble: Option<(OpenTrouble, Instant)>,
+    pub trouble: Option<Trouble>,
     file: Option<File>,
     verified: bool,
     head: Head,
     size: u64,
+    /// The largest size it had.
+    seen: u64,
+    modified: i64,
+    /// It was written to and did not grow: perhaps it was rewritten.
+    suspect: bool,
     read_to: u64,
     /// Bytes just before `read_to`; what stands there is compared at each read.
     before: Vec<u8>,
@@ -76,20 +92,11 @@ pub enum Fate {
 
 /// Why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenTrouble {
-    /// The policy, or its kind: with what to do.
-    Refused(crate::model::Problem),
-    /// The system.
-    Failed(String),
-}
-
-impl std::fmt::Display for OpenTrouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused(problem) => write!(f, "{}; {}", problem.cause, problem.fix),
-            Self::Failed(reason) => f.write_str(reason),
-        }
-    }
+pub struct Trouble {
+    /// A sentence with what to do.
+    pub reason: String,
+    /// When to try again.
+    pub retry: Instant,
 }
 
 /// What a read found.
@@ -110,27 +117,35 @@ pub enum Fill {
     },
     /// It cannot be opened: see `trouble`.
     Closed,
+    /// Its name leads nowhere, or to another file.
+    Moved,
 }
 
 impl Tail {
     /// A file that nothing is known of, read from `mark`.
-    pub fn new(incarnation: u64, path: PathBuf, stat: &Stat, mark: Mark) -> Self {
-        Self::build(incarnation, path.clone(), path, stat, mark, Head::default())
+    pub fn new(incarnation: u64, path: PathBuf, stat: &Stat, mark: Mark, now: Instant) -> Self {
+        let mut tail = Self::build(incarnation, stat.id, path.clone(), path, mark, now);
+        tail.sighted(stat, now);
+        tail
     }
 
     /// A file that was followed before. Its content is checked when it is opened.
-    pub fn resume(record: &Record, path: PathBuf, stat: &Stat) -> Self {
+    pub fn resume(record: &Record, path: PathBuf, stat: &Stat, now: Instant) -> Self {
         let mark = Mark { offset: record.committed, trace: record.trace };
-        Self::build(record.incarnation, path, record.origin.clone(), stat, mark, record.head)
+        let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
+        tail.head = record.head;
+        tail.sighted(stat, now);
+        let as_left = (stat.size, stat.modified) == (record.size, record.modified);
+        tail.suspect = tail.read_to > 0 && !as_left;
+        tail
     }
 
-    fn build(incarnation: u64, path: PathBuf, origin: PathBuf, stat: &Stat, mark: Mark, head: Head) -> Self {
-        let now = Instant::now();
-        let mut tail = Self {
+    fn build(incarnation: u64, id: FileId, path: PathBuf, origin: PathBuf, mark: Mark, now: Instant) -> Self {
+        Self {
             incarnation,
             path,
             origin,
-            id: stat.id,
+            id,
             fate: Fate::Named,
             after: None,
             ledger: Ledger::new(mark),
@@ -139,17 +154,18 @@ impl Tail {
             trouble: None,
             file: None,
             verified: false,
-            head,
+            head: Head::default(),
             size: 0,
+            seen: 0,
+            modified: 0,
+            suspect: false,
             read_to: mark.offset,
             before: Vec::new(),
             partial_at: 0,
             grew: now,
             not_before: now,
             sightings: VecDeque::new(),
-        };
-        tail.sighted(stat.size, now);
-        tail
+        }
     }
 
     /// What a restart needs to go on from here.
@@ -163,48 +179,78 @@ impl Tail {
             committed: mark.offset,
             trace: mark.trace,
             head: self.head,
+            size: self.size,
+            modified: self.modified,
         }
     }
 
-    /// Its size was seen.
-    pub fn sighted(&mut self, size: u64, now: Instant) {
-        if size != self.size {
-            self.grew = now;
-            self.size = size;
+    /// It was looked at.
+    pub fn sighted(&mut self, stat: &Stat, now: Instant) {
+        if stat.size != self.size || stat.modified != self.modified {
+            self.suspect |= stat.size <= self.size;
+            (self.grew, self.size, self.modified) = (now, stat.size, stat.modified);
+            self.seen = self.seen.max(self.size);
         }
-        let known = self.sightings.back().map_or(self.read_to, |last| last.1);
-        if size > known.max(self.ledger.committed().offset) {
+        let known = self.sightings.back().map_or(self.read_to, |last| last.1).max(self.partial_at);
+        if self.size > known.max(self.ledger.committed().offset) {
             if self.sightings.len() >= SIGHTINGS_MAX {
                 self.sightings.remove(SIGHTINGS_MAX / 2);
             }
-            self.sightings.push_back((now, size));
+            self.sightings.push_back((now, self.size));
         }
     }
 
-    /// Looks at the open file; a closed one was looked at by the scan.
-    pub fn poll(&mut self, now: Instant) {
-        if let Some(Ok(stat)) = self.file.as_ref().map(Stat::of) {
-            self.sighted(stat.size, now);
-            if let (Fate::Moved { since, .. }, 0) = (self.fate, stat.links) {
-                self.fate = Fate::Moved { since, deleted: true };
+    /// Looks at the file. False when its name leads nowhere, or to another file.
+    pub fn poll(&mut self, now: Instant) -> bool {
+        let stat = match &self.file {
+            Some(file) => Stat::of(file),
+            None => Stat::at(&self.path),
+        };
+        match stat {
+            Ok(stat) if stat.id == self.id => {
+                self.sighted(&stat, now);
+                if let (Fate::Moved { deleted: false, .. }, 0) = (self.fate, stat.links) {
+                    self.fate = Fate::Moved { since: now, deleted: true };
+                }
+                true
             }
+            Ok(_) => false,
+            Err(error) => !is_gone(&error),
+        }
+    }
+
+    /// Something happened to it: one that could not be read is tried soon.
+    pub fn hinted(&mut self, now: Instant) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.retry = trouble.retry.min(now + TROUBLE_RETRY.1);
         }
     }
 
     /// Whether a read would find something new.
     pub fn has_news(&self) -> bool {
-        self.fate != Fate::Over
-            && (self.size < self.read_to || (self.size > self.read_to && self.size != self.partial_at))
+        let grown = self.size > self.read_to && self.size != self.partial_at;
+        self.fate != Fate::Over && (grown || self.suspect || self.size < self.read_to)
+    }
+
+    /// Whether all of it is read and finished.
+    pub fn is_finished(&self) -> bool {
+        !self.has_news() && !self.holds_partial() && self.ledger.is_empty()
+    }
+
+    /// Whether its name is gone and its writer had the time to open another file.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let Fate::Moved { since, .. } = self.fate else { return false };
+        self.quiet_for(now).min(now.saturating_duration_since(since)) >= SETTLED_AFTER
     }
 
     /// When it may be read again.
     pub fn not_before(&self) -> Instant {
-        self.trouble.as_ref().map_or(self.not_before, |(_, retry)| *retry)
+        self.trouble.as_ref().map_or(self.not_before, |trouble| trouble.retry)
     }
 
-    /// Whether all that is there was read, an unfinished last line aside.
+    /// Whether all that can be read was read, an unfinished last line aside.
     pub fn is_drained(&self) -> bool {
-        !self.has_news() || matches!(self.trouble, Some((OpenTrouble::Refused(_), _)))
+        !self.has_news() || self.trouble.is_some()
     }
 
     /// Whether its descriptor is open.
@@ -233,6 +279,11 @@ impl Tail {
         self.read_to
     }
 
+    /// Bytes that were seen and not read.
+    pub fn unread(&self) -> u64 {
+        self.size.saturating_sub(self.read_to)
+    }
+
     /// Bytes that are not finished; an unfinished last line is not counted.
     pub fn lag(&self) -> u64 {
         let end = if self.size == self.partial_at { self.read_to } else { self.size };
@@ -249,41 +300,50 @@ impl Tail {
     }
 
     /// Opens the file where it is closed, and checks that it is the one.
-    pub fn open(&mut self, policy: &Policy, now: Instant) -> bool {
-        if self.file.is_some() {
-            return true;
-        }
-        let (trouble, retry) = match policy.open(&self.path) {
-            Ok(opened) => match Stat::of(&opened.file) {
-                Ok(stat) if stat.id == self.id => {
-                    self.file = Some(opened.file);
-                    self.trouble = None;
-                    return true;
+    pub fn open(&mut self, policy: &Policy, now: Instant) -> Result<&File, Fill> {
+        if self.file.is_none() {
+            let opened = policy.open(&self.path).and_then(|opened| {
+                Stat::of(&opened.file).map(|stat| (opened.file, stat.id)).map_err(OpenError::Io)
+            });
+            match opened {
+                Ok((file, id)) if id == self.id => (self.file, self.trouble) = (Some(file), None),
+                Ok(_) | Err(OpenError::Gone) => {
+                    self.not_before = now + MOVED_RETRY;
+                    return Err(Fill::Moved);
                 }
-                // Another file has the name now; the next scan sorts it out.
-                Ok(_) => (OpenTrouble::Failed("it was replaced".into()), Duration::from_millis(100)),
-                Err(error) => (OpenTrouble::Failed(error.to_string()), Duration::from_secs(1)),
-            },
-            Err(OpenError::Gone) => (OpenTrouble::Failed("it is gone".into()), Duration::from_millis(100)),
-            Err(OpenError::Refused(problem)) => (OpenTrouble::Refused(problem), Duration::from_secs(10)),
-            Err(error) => (OpenTrouble::Failed(error.to_string()), Duration::from_secs(1)),
-        };
-        self.trouble = Some((trouble, now + retry));
-        false
+                Err(error) => self.failed(&error, now),
+            }
+        }
+        self.file.as_ref().ok_or(Fill::Closed)
+    }
+
+    /// It cannot be read just now.
+    pub fn failed(&mut self, error: &OpenError, now: Instant) {
+        let Problem { cause, fix, .. } = error.problem("", &self.path);
+        let reason = if fix.is_empty() { cause } else { format!("{cause}; {fix}") };
+        self.trouble = Some(Trouble { reason, retry: now + TROUBLE_RETRY.0 });
+        self.close();
     }
 
     /// Reads up to `want` bytes into `buffer`.
-    pub fn fill(&mut self, policy: &Policy, buffer: &mut Vec<u8>, want: usize, now: Instant) -> io::Result<Fill> {
-        if !self.open(policy, now) {
-            return Ok(Fill::Closed);
-        }
-        let Some(file) = &self.file else { return Ok(Fill::Closed) };
-        let stat = Stat::of(file)?;
-        let unread = self.size.saturating_sub(self.read_to);
-        self.sighted(stat.size, now);
+    pub fn fill(
+        &mut self,
+        policy: &Policy,
+        buffer: &mut Vec<u8>,
+        want: usize,
+        now: Instant,
+    ) -> io::Result<Fill> {
+        let stat = match self.open(policy, now) {
+            Ok(file) => Stat::of(file)?,
+            Err(why) => return Ok(why),
+        };
+        let lost = self.seen.saturating_sub(self.read_to);
+        self.sighted(&stat, now);
+        self.verified &= !self.suspect;
         if stat.size < self.read_to || !self.verify()? {
-            return Ok(Fill::Rewritten { lost: unread });
+            return Ok(Fill::Rewritten { lost });
         }
+        self.suspect = false;
         let want = want.min((stat.size - self.read_to).max(1) as usize);
         if buffer.len() < want {
             buffer.resize(want, 0);
@@ -292,9 +352,13 @@ impl Tail {
         let check = &mut check[..self.before.len()];
         let from = self.read_to - check.len() as u64;
         let Some(file) = &self.file else { return Ok(Fill::Closed) };
-        let read = rustix::io::preadv(file, &mut [IoSliceMut::new(check), IoSliceMut::new(&mut buffer[..want])], from)?;
+        let read = rustix::io::preadv(
+            file,
+            &mut [IoSliceMut::new(check), IoSliceMut::new(&mut buffer[..want])],
+            from,
+        )?;
         if read < check.len() || *check != *self.before {
-            return Ok(Fill::Rewritten { lost: unread });
+            return Ok(Fill::Rewritten { lost });
         }
         let len = read - check.len();
         self.not_before = if self.read_to + len as u64 >= stat.size { now + READ_PAUSE } else { now };
@@ -330,12 +394,13 @@ impl Tail {
     }
 
     /// The file begins again, as another incarnation; this one keeps what is under way.
-    pub fn begin_anew(&mut self, incarnation: u64) -> Self {
-        let stat = Stat { id: self.id, size: self.size, modified: 0, links: 1, regular: true };
-        let mut anew = Self::new(incarnation, self.path.clone(), &stat, Mark::default());
-        (anew.origin, anew.fate) = (self.origin.clone(), self.fate);
+    pub fn begin_anew(&mut self, incarnation: u64, now: Instant) -> Self {
+        let (path, origin) = (self.path.clone(), self.origin.clone());
+        let anew = Self::build(incarnation, self.id, path, origin, Mark::default(), now);
+        let (file, size, modified) = (self.file.take(), self.size, self.modified);
+        let (fate, after) = (self.fate, self.after);
         self.end();
-        anew
+        Self { file, size, seen: size, modified, fate, after, ..anew }
     }
 
     /// `used` bytes, which stand at the beginning of `bytes`, are chunk `id` now.
@@ -352,9 +417,13 @@ impl Tail {
         }
     }
 
-    /// Only an unfinished line is left of the `len` bytes behind the place.
-    pub fn held_partial(&mut self, len: usize) {
-        self.partial_at = self.read_to + len as u64;
+    /// Only an unfinished line is left.
+    pub fn hold_partial(&mut self) {
+        self.partial_at = self.size;
+        // Its age is not lag.
+        for (_, size) in &mut self.sightings {
+            *size = (*size).min(self.read_to);
+        }
     }
 
     /// The end of the file is final: its last line is a line even without a newline.
@@ -372,4 +441,9 @@ impl Tail {
         self.fate = Fate::Over;
         self.file = None;
     }
+}
+
+/// Whether the error says that a name leads nowhere.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -41,6 +41,8 @@ pub struct Collected {
     pub paths: HashSet<PathBuf>,
     /// Names may have appeared, changed or gone.
     pub names_changed: bool,
+    /// Watched directories that were deleted or renamed, and their watches with them.
+    ended: BTreeSet<PathBuf>,
     woken: bool,
 }
 
@@ -68,6 +70,8 @@ impl Watcher {
     }
 
     fn watch(&self, dir: &Path, hints: &Arc<Hints>) {
+        // Held throughout, so that a neighbour who leaves the directory now does not end the watch.
+        let mut notify = lock(&self.notify);
         let mut routes = lock(&self.routes);
         let subscribers = routes.dirs.entry(dir.into()).or_default();
         subscribers.push(hints.clone());
@@ -75,7 +79,7 @@ impl Watcher {
             return;
         }
         drop(routes);
-        let result = lock(&self.notify).as_mut().map(|notify| notify.watch(dir, RecursiveMode::NonRecursive));
+        let result = notify.as_mut().map(|notify| notify.watch(dir, RecursiveMode::NonRecursive));
         if let Some(Err(error)) = result
             && !std::mem::replace(&mut lock(&self.routes).warned, true)
         {
@@ -85,6 +89,7 @@ impl Watcher {
     }
 
     fn unwatch(&self, dir: &Path, hints: &Arc<Hints>) {
+        let mut notify = lock(&self.notify);
         let mut routes = lock(&self.routes);
         let Some(subscribers) = routes.dirs.get_mut(dir) else { return };
         subscribers.retain(|other| !Arc::ptr_eq(other, hints));
@@ -93,7 +98,7 @@ impl Watcher {
         }
         routes.dirs.remove(dir);
         drop(routes);
-        if let Some(notify) = lock(&self.notify).as_mut() {
+        if let Some(notify) = notify.as_mut() {
             // It may be gone already, and its watch with it.
             let _ = notify.unwatch(dir);
         }
@@ -101,20 +106,30 @@ impl Watcher {
 }
 
 impl Subscription {
-    /// Watches exactly these directories from now on.
-    pub fn watch(&mut self, dirs: BTreeSet<PathBuf>) {
+    /// Watches exactly these directories from now on. Returns whether any of them is new: what
+    /// appeared in it before now was not noticed.
+    pub fn watch(&mut self, dirs: BTreeSet<PathBuf>) -> bool {
         for gone in self.dirs.difference(&dirs) {
             self.watcher.unwatch(gone, &self.hints);
         }
+        let mut any_new = false;
         for new in dirs.difference(&self.dirs) {
             self.watcher.watch(new, &self.hints);
+            any_new = true;
         }
         self.dirs = dirs;
+        any_new
     }
 
     /// What happened since the last time.
-    pub fn take(&self) -> Collected {
-        std::mem::take(&mut *lock(&self.hints.collected))
+    pub fn take(&mut self) -> Collected {
+        let collected = std::mem::take(&mut *lock(&self.hints.collected));
+        for dir in &collected.ended {
+            // Another directory may have its name by now, and is to be watched anew.
+            self.watcher.unwatch(dir, &self.hints);
+            self.dirs.remove(dir);
+        }
+        collected
     }
 }
 
@@ -157,9 +172,15 @@ fn serve(routes: &Mutex<Routes>, event: notify::Result<Event>) {
         EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => false,
         _ => true,
     };
+    let is_end = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
     for path in &event.paths {
-        let dir = path.parent().and_then(|parent| routes.dirs.get(parent));
-        for hints in dir.into_iter().chain(routes.dirs.get(path)).flatten() {
+        for hints in path.parent().and_then(|parent| routes.dirs.get(parent)).into_iter().flatten() {
+            hints.add(Some(path), names_changed);
+        }
+        for hints in routes.dirs.get(path).into_iter().flatten() {
+            if is_end {
+                lock(&hints.collected).ended.insert(path.clone());
+            }
             hints.add(Some(path), names_changed);
         }
     }
@@ -194,7 +215,8 @@ mod tests {
         }
         assert!(collected.names_changed);
         let other = tempfile::tempdir().unwrap();
-        subscription.watch([other.path().to_path_buf()].into());
+        assert!(subscription.watch([other.path().to_path_buf()].into()));
+        assert!(!subscription.watch([other.path().to_path_buf()].into()));
         std::fs::write(&path, "not watched any more\n").unwrap();
         let moved = other.path().join("b.log");
         std::fs::write(&moved, "watched\n").unwrap();
@@ -203,6 +225,47 @@ mod tests {
             if subscription.take().paths.contains(&moved) {
                 break;
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_made_again_is_watched_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        std::fs::create_dir(&logs).unwrap();
+        let (sender, woken) = mpsc::channel();
+        let watcher = Watcher::start();
+        let mut subscription = watcher.subscribe(move || sender.send(()).unwrap_or_default());
+        subscription.watch([logs.clone()].into());
+        std::fs::remove_dir(&logs).unwrap();
+        std::fs::create_dir(&logs).unwrap();
+        while !subscription.take().names_changed {
+            woken.recv_timeout(DEADLINE).unwrap();
+        }
+        assert!(subscription.watch([logs.clone()].into()));
+        let path = logs.join("a.log");
+        std::fs::write(&path, "one\n").unwrap();
+        while !subscription.take().paths.contains(&path) {
+            woken.recv_timeout(DEADLINE).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_neighbour_who_leaves_a_directory_does_not_end_the_watch() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = Watcher::start();
+        let dirs = || BTreeSet::from([dir.path().to_path_buf()]);
+        for turn in 0..200 {
+            let (sender, woken) = mpsc::channel();
+            let mut leaving = watcher.subscribe(|| ());
+            leaving.watch(dirs());
+            let mut staying = watcher.subscribe(move || sender.send(()).unwrap_or_default());
+            std::thread::scope(|scope| {
+                scope.spawn(move || drop(leaving));
+                staying.watch(dirs());
+            });
+            std::fs::write(dir.path().join(format!("{turn}.log")), "one\n").unwrap();
+            woken.recv_timeout(DEADLINE).unwrap();
         }
     }
 }
