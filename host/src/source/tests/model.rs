@@ -320,4 +320,3 @@ proptest! {
         model.end();
     }
 }
-
