@@ -1,1 +1,131 @@
-//! x
+//! File events are lost, or there are none; directories come late, trees are deep. Everything is
+//! found by the next scan of names at the latest.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use weir_tests::kafka::Kafka;
+use weir_tests::lines::{Expected, LineFile, Tally};
+use weir_tests::topic::Topic;
+use weir_tests::weir::Weir;
+
+use super::{Dice, Outcome, Plan, seconds};
+use crate::{LONG, host};
+
+/// The agent scans the names of a glob so often without any event.
+const RESCAN: Duration = Duration::from_secs(10);
+/// Beyond that, on a busy machine.
+const SLACK: Duration = Duration::from_secs(5);
+/// Becomes the agent in a user namespace of its own, where it may watch nothing.
+const WITHOUT_WATCHES: [&str; 6] = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    "echo 0 > /proc/sys/user/max_inotify_watches && exec \"$0\" \"$@\"",
+];
+
+/// An agent that follows a deep tree.
+fn following(prefix: &str, weir: Weir) -> (Weir, Topic) {
+    let (mut weir, topic) = (weir, Kafka::shared().topic(prefix, 4));
+    weir.list(&json!([{"name": "tree", "path": weir.log("**/*.log"), "topic": topic.name(),
+        "start_at": "beginning"}]));
+    (weir, topic)
+}
+
+/// A file with two lines, somewhere up to six levels deep, in directories that may be new.
+fn file(weir: &Weir, n: u64, dice: &mut Dice) -> Expected {
+    let mut path = PathBuf::from("tree");
+    for _ in 0..dice.below(6) {
+        path.push(format!("d{}", dice.below(4)));
+    }
+    let path = weir.log(&path.join(format!("f{n:06}.log")).to_string_lossy());
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+    let mut file = LineFile::create(path, &format!("f{n:06}"), 50);
+    file.write(2);
+    file.expected()
+}
+
+/// Waits for all lines, stops, and reports; what was found last was found `begun` until then.
+#[track_caller]
+fn conclude(plan: Plan, mut weir: Weir, topic: &Topic, expected: &[Expected], begun: Instant) -> Duration {
+    let mut tally = Tally::of(expected);
+    topic.tally(&mut tally, LONG);
+    let took = begun.elapsed();
+    assert!(weir.stop().success(), "{}", weir.stderr());
+    let verdict = topic.verdict(expected, Duration::ZERO);
+    let facts = json!({"all_delivered_s": seconds(took)});
+    Outcome { plan, verdict, repeats_allowed: Some(0), facts }.report();
+    took
+}
+
+#[test]
+fn without_any_file_events_everything_is_found_by_the_next_scan() {
+    let plan = Plan::of("no inotify watches (rounds: files)", 200, 5_000);
+    let mut dice = plan.dice();
+    let allowed = Command::new(WITHOUT_WATCHES[0]).args(&WITHOUT_WATCHES[1..]).arg("true").status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not make a user namespace");
+        return;
+    }
+    let (mut weir, topic) = following("unwatched", host().wrapped(&WITHOUT_WATCHES));
+    std::fs::create_dir(weir.log("tree")).expect("a directory");
+    weir.start();
+    weir.await_state("tree", "waiting");
+    let mut expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, &mut dice)).collect();
+    // And one that is written on after it was found: it is polled.
+    let mut grows = LineFile::create(weir.log("grows.log"), "grows00", 50);
+    grows.write(2);
+    weir.await_finished("tree", 2 * plan.rounds + 2, RESCAN + SLACK + LONG);
+    grows.write(1_000);
+    expected.push(grows.expected());
+    let begun = Instant::now();
+    let stderr = weir.stderr();
+    let took = conclude(plan, weir, &topic, &expected, begun);
+    assert!(stderr.contains("cannot be watched"), "it says that there are no events: {stderr}");
+    assert!(took < RESCAN + SLACK, "found only after {took:?}");
+}
+
+#[test]
+fn events_that_the_kernel_threw_away_are_made_up_for() {
+    let plan = Plan::of("inotify queue overflow (rounds: files)", 5_000, 100_000);
+    let mut dice = plan.dice();
+    let (mut weir, topic) = following("overflow", host());
+    // A directory that is there is watched; those that appear meanwhile are not, which is worse.
+    std::fs::create_dir_all(weir.log("tree/d0/d0")).expect("directories");
+    weir.start();
+    weir.await_state("tree", "waiting");
+    weir.pause();
+    let expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, &mut dice)).collect();
+    weir.resume();
+    let begun = Instant::now();
+    let took = conclude(plan, weir, &topic, &expected, begun);
+    // A file costs time of its own: to be opened, read, sent.
+    let bound = RESCAN + SLACK + Duration::from_millis(plan.rounds);
+    assert!(took < bound, "found only after {took:?}");
+}
+
+#[test]
+fn a_directory_that_appears_later_is_found_with_all_below_it() {
+    let plan = Plan::of("directories that come and go (rounds: files)", 100, 5_000);
+    let mut dice = plan.dice();
+    let (mut weir, topic) = following("later-tree", host());
+    weir.start();
+    weir.await_state("tree", "waiting");
+    let mut expected = Vec::new();
+    for n in 0..plan.rounds {
+        if n > 0 && dice.one_in(20) {
+            // Renamed directories keep their files, under other names.
+            let to = weir.log(&format!("moved-{n}"));
+            std::fs::rename(weir.log("tree"), to).expect("rename a directory");
+        }
+        expected.push(file(&weir, n, &mut dice));
+        dice.pause(0..20);
+    }
+    let begun = Instant::now();
+    let took = conclude(plan, weir, &topic, &expected, begun);
+    assert!(took < RESCAN + SLACK, "found only after {took:?}");
+}

@@ -41,17 +41,23 @@ struct Rotated {
 }
 
 impl Load {
-    /// The list of its entries.
-    pub(super) fn list(weir: &Weir, topic: &Topic) -> Value {
+    /// The list of its entries. They begin at the end of what is there when they are new, so that
+    /// an agent that forgot them loses lines.
+    fn list(weir: &Weir, topic: &Topic) -> Value {
         let entry = |name: &str| {
-            json!({"name": name, "path": weir.log(&format!("{name}*.log")), "topic": topic.name(),
-                "start_at": "beginning"})
+            json!({"name": name, "path": weir.log(&format!("{name}*.log")), "topic": topic.name()})
         };
         json!(ENTRIES.map(entry))
     }
 
-    /// Begins to write `per_second` lines in all.
-    pub(super) fn begin(weir: &Weir, topic: &Topic, per_second: u64) -> Self {
+    /// Starts the agent on its empty directory, then begins to write `per_second` lines in all.
+    #[track_caller]
+    pub(super) fn begin(weir: &mut Weir, topic: &Topic, per_second: u64) -> Self {
+        weir.list(&Self::list(weir, topic));
+        weir.start();
+        for name in ENTRIES {
+            weir.await_state(name, "waiting");
+        }
         let file = |n: usize| {
             let name = format!("{}{}.log", ENTRIES[n % 2], n / 2);
             LineFile::create(weir.log(&name), &format!("f{n:02}"), LINE_BYTES)

@@ -97,8 +97,8 @@ impl Dice {
 struct Outcome {
     plan: Plan,
     verdict: Verdict,
-    /// Records that may come a second time.
-    repeats_allowed: u64,
+    /// Records that may come a second time; `None` where all may, any number of times.
+    repeats_allowed: Option<u64>,
     /// What else was measured, as a JSON object.
     facts: Value,
 }
@@ -109,7 +109,8 @@ impl Outcome {
     fn report(&self) {
         let Self { plan, verdict, repeats_allowed, facts } = self;
         let (lost, repeated, reordered) = (verdict.lost(), verdict.repeated(), verdict.reordered());
-        let holds = lost == 0 && reordered == 0 && verdict.foreign() == 0 && repeated <= *repeats_allowed;
+        let bounded = repeats_allowed.is_none_or(|allowed| repeated <= allowed);
+        let holds = lost == 0 && reordered == 0 && verdict.foreign() == 0 && bounded;
         let json = json!({
             "fault": plan.fault, "seed": plan.seed, "rounds": plan.rounds, "holds": holds,
             "lines": verdict.expected(), "lost": lost, "lost_allowed": 0,
@@ -123,7 +124,8 @@ impl Outcome {
 }
 
 /// A row of the table of `docs/faults.md`.
-fn row(plan: &Plan, verdict: &Verdict, repeats_allowed: u64, facts: &Value) -> String {
+fn row(plan: &Plan, verdict: &Verdict, repeats_allowed: Option<u64>, facts: &Value) -> String {
+    let allowed = repeats_allowed.map_or_else(|| "any".into(), |allowed| allowed.to_string());
     let facts = facts.as_object().into_iter().flatten();
     let facts: Vec<_> = facts.map(|(name, value)| format!("{name} {value}")).collect();
     format!(
@@ -134,7 +136,7 @@ fn row(plan: &Plan, verdict: &Verdict, repeats_allowed: u64, facts: &Value) -> S
         verdict.expected(),
         verdict.lost(),
         verdict.repeated(),
-        repeats_allowed,
+        allowed,
         verdict.reordered(),
         facts.join(", ")
     )
@@ -156,6 +158,6 @@ fn a_verdict_with_a_line_lost_does_not_hold() {
     file.write(2);
     let tally = weir_tests::lines::Tally::of(&[file.expected()]);
     let plan = Plan { fault: "none", seed: 1, rounds: 1 };
-    let outcome = Outcome { plan, verdict: tally.verdict(), repeats_allowed: 0, facts: json!({}) };
+    let outcome = Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts: json!({}) };
     assert!(std::panic::catch_unwind(|| outcome.report()).is_err());
 }
