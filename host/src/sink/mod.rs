@@ -21,6 +21,7 @@ mod flights;
 mod native;
 mod producer;
 mod tally;
+mod trouble;
 #[cfg(test)]
 mod tests;
 

@@ -27,6 +27,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::flights::{Flights, Home, Landed, Ticket, sent};
 use super::tally::Tally;
+use super::trouble::Troubles;
 use super::{Chunk, Route, SinkError, lock};
 use crate::model::Topic;
 
@@ -194,6 +195,7 @@ struct Handle {
     producer: NonNull<rd::rd_kafka_t>,
     queue: NonNull<rd::rd_kafka_queue_t>,
     topics: Mutex<HashMap<Topic, TopicHandle>>,
+    troubles: Mutex<Troubles>,
 }
 
 #[derive(Clone, Copy)]
@@ -228,7 +230,12 @@ impl Handle {
             rd::rd_kafka_set_log_queue(producer.as_ptr(), ptr::null_mut());
             NonNull::new_unchecked(rd::rd_kafka_queue_get_main(producer.as_ptr()))
         };
-        Ok(Self { producer, queue, topics: Mutex::default() })
+        Ok(Self {
+            producer,
+            queue,
+            topics: Mutex::default(),
+            troubles: Mutex::new(Troubles::new(Instant::now())),
+        })
     }
 
     /// The handle of a topic, made on first use and kept until the producer ends.
@@ -304,7 +311,9 @@ impl Handle {
         let text = unsafe { text_at(rd::rd_kafka_event_error_string(event.as_ptr())) };
         // SAFETY: the event is alive.
         if unsafe { rd::rd_kafka_event_error_is_fatal(event.as_ptr()) } == 0 {
-            tracing::warn!(%text, "kafka");
+            if let Some(held_back) = lock(&self.troubles).tell(&text, Instant::now()) {
+                tracing::warn!(%text, held_back, "kafka");
+            }
             return Event::Nothing;
         }
         let mut reason = [0; TEXT_BYTES];
