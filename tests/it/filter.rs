@@ -212,7 +212,8 @@ fn lines_meant_for_a_filter_never_go_out_without_it() {
     let filter = json!({"module": "redact-later", "config": {"fields": ["password"]}});
     put_list(KEY, &json!([entry(&weir, "app", &topic, &filter)]));
     weir.start();
-    let names_it = |entry: &Value| entry["cause"].as_str().is_some_and(|cause| cause.contains("redact-later"));
+    let names_it =
+        |entry: &Value| entry["cause"].as_str().is_some_and(|cause| cause.contains("redact-later"));
     let waiting = eventually(SOON, "the missing tag as the cause", || weir.entry("app"), names_it);
     assert_eq!(waiting["state"], "waiting", "{waiting}");
     assert_eq!(topic.count_all(), 0);

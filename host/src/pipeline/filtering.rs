@@ -82,7 +82,15 @@ impl Pipeline {
     }
 
     /// Counts what is settled already, begins the range, and sends its records.
-    fn begin(&mut self, piece: &Piece, mut chunk: Chunk, lines: &Lines, sorted: Sorted, whole: bool, now: Instant) {
+    fn begin(
+        &mut self,
+        piece: &Piece,
+        mut chunk: Chunk,
+        lines: &Lines,
+        sorted: Sorted,
+        whole: bool,
+        now: Instant,
+    ) {
         let range = self.take(piece, &chunk, lines, whole);
         self.counts.filtered += sorted.filtered;
         self.counts.discarded += sorted.discarded;
@@ -91,7 +99,11 @@ impl Pipeline {
         let dead = (!sorted.dead.is_empty()).then(|| copy_lines(&chunk, lines, &sorted.dead));
         let parts = u8::from(!sorted.records.is_empty()) + u8::from(dead.is_some());
         self.ranges.insert(range, Range { incarnation: piece.incarnation, parts: parts.max(1) });
-        let origin = Arc::new(Origin { path: piece.path.clone(), incarnation: piece.incarnation, offset: piece.offset });
+        let origin = Arc::new(Origin {
+            path: piece.path.clone(),
+            incarnation: piece.incarnation,
+            offset: piece.offset,
+        });
         let route = self.route(&piece.origin);
         let flight = |lines, sources, dead_letter| Flight {
             range,
@@ -129,7 +141,8 @@ impl Pipeline {
     fn filter(&mut self, piece: &Piece, chunk: &Chunk, lines: &Lines) -> Option<Outcome> {
         let filter = self.filter.as_mut()?;
         let path = piece.path.to_string_lossy();
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let unix_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let outcome = filter.process(&Batch {
             path: &path,
             offset: piece.offset,
@@ -281,7 +294,9 @@ impl Pipeline {
             .collect();
         let error = self.quarantine.as_ref()?.append(&items).err()?;
         let cause = match error {
-            QuarantineError::Full { .. } => format!("{error}; replay or remove what is in it, or raise [limits] quarantine"),
+            QuarantineError::Full { .. } => {
+                format!("{error}; replay or remove what is in it, or raise [limits] quarantine")
+            }
             _ => format!("a line cannot be set aside: {error}"),
         };
         Some((first, Gate::Hold(cause, Some(Instant::now() + QUARANTINE_RETRY))))
@@ -298,7 +313,11 @@ fn copy_lines(chunk: &Chunk, lines: &Lines, which: &[u32]) -> Chunk {
     let mut copy = Chunk::default();
     for line in which {
         let (start, end) = (lines.starts[*line as usize] as usize, lines.ends[*line as usize] as usize);
-        copy.records.push(Record { start: copy.read.len() as u32, len: (end - start) as u32, buffer: Buffer::Read });
+        copy.records.push(Record {
+            start: copy.read.len() as u32,
+            len: (end - start) as u32,
+            buffer: Buffer::Read,
+        });
         copy.read.extend_from_slice(&chunk.read[start..end]);
     }
     copy

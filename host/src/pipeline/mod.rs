@@ -217,7 +217,19 @@ struct Pace {
 impl Pipeline {
     /// Builds it; `run` starts it. The sender is its inbox.
     pub fn new(setup: Setup) -> Result<(Self, Sender<Message>), globset::Error> {
-        let Setup { entry, host, policy, checkpoints, quarantine, share, sink, watcher, slot, held_limits, once } = setup;
+        let Setup {
+            entry,
+            host,
+            policy,
+            checkpoints,
+            quarantine,
+            share,
+            sink,
+            watcher,
+            slot,
+            held_limits,
+            once,
+        } = setup;
         let (sender, inbox) = channel();
         let mut source = Source::new(&entry, policy, checkpoints.clone(), held_limits)?;
         if once {
@@ -234,7 +246,11 @@ impl Pipeline {
         let EntryReport { status, figures } = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let pipeline = Self {
             lane: sink.open(&entry.topic, done.clone()),
-            gate: if entry.filter.is_some() { Gate::Filter("its filter is being loaded".into()) } else { Gate::Open },
+            gate: if entry.filter.is_some() {
+                Gate::Filter("its filter is being loaded".into())
+            } else {
+                Gate::Open
+            },
             pace: Pace { rate: entry.read_bytes_per_second, left: 0.0, at: now },
             counts: Counts { read: status.lines.read - status.lines.in_flight, in_flight: 0, ..status.lines },
             base_counts: figures.module_counts.clone(),
@@ -321,7 +337,10 @@ impl Pipeline {
     fn wait(&self, step: Step, now: Instant) -> Duration {
         let mut due = match step {
             Step::Progress => return Duration::ZERO,
-            Step::Idle => self.source.next_read().map_or(self.source.next_look(), |read| read.min(self.source.next_look())),
+            Step::Idle => self
+                .source
+                .next_read()
+                .map_or(self.source.next_look(), |read| read.min(self.source.next_look())),
             Step::Blocked(until) => until,
         };
         if let Some(retry) = self.recovery.due(self.flights.len()) {
@@ -408,7 +427,8 @@ impl Pipeline {
             }
             Err(error) => {
                 self.partitions.is_topic = matches!(error, SinkError::Topic { .. });
-                let advice = if self.partitions.is_topic { "; create it, allow it, or change the entry" } else { "" };
+                let advice =
+                    if self.partitions.is_topic { "; create it, allow it, or change the entry" } else { "" };
                 let error = format!("{error}{advice}");
                 if self.partitions.trouble.as_ref() != Some(&error) {
                     warn!(entry = %self.entry.name, topic = %self.entry.topic, error, "waits for the topic");

@@ -81,7 +81,10 @@ impl Recovery {
         self.running = true;
         self.is_topic = failed.why == Refusal::Topic;
         self.cause = match failed.why {
-            Refusal::Topic => format!("Kafka refuses topic {topic}: {}; create it, allow it, or change the entry", failed.code),
+            Refusal::Topic => format!(
+                "Kafka refuses topic {topic}: {}; create it, allow it, or change the entry",
+                failed.code
+            ),
             _ => format!("Kafka does not take the records: {}", failed.code),
         };
         if self.parked.is_empty() {
@@ -161,7 +164,8 @@ impl Pipeline {
         let Finished { chunk, failed } = finished;
         let Some(mut flight) = self.flights.remove(&chunk.id) else { return };
         let settled = |failed: &&Failed| flight.route.alone && failed.why == Refusal::Record;
-        let again: Vec<u32> = failed.iter().filter(|failed| !settled(failed)).map(|failed| failed.record).collect();
+        let again: Vec<u32> =
+            failed.iter().filter(|failed| !settled(failed)).map(|failed| failed.record).collect();
         if again.is_empty() {
             self.flights.insert(chunk.id, flight);
             return self.complete(chunk);
@@ -180,7 +184,8 @@ impl Pipeline {
         if !flight.route.alone {
             return Ok(());
         }
-        let refused: Vec<&Failed> = finished.failed.iter().filter(|failed| failed.why == Refusal::Record).collect();
+        let refused: Vec<&Failed> =
+            finished.failed.iter().filter(|failed| failed.why == Refusal::Record).collect();
         let new: BTreeSet<(u32, u32)> = refused
             .iter()
             .map(|failed| line_of(&finished.chunk, flight, failed.record))
@@ -207,7 +212,9 @@ impl Pipeline {
             })
             .collect();
         if let Some(quarantine) = &self.quarantine {
-            quarantine.append(&items).map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
+            quarantine
+                .append(&items)
+                .map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
         }
         let lines = new.len() as u64;
         warn!(entry = %self.entry.name, topic = %self.entry.topic, lines, %code, "the broker refuses lines for good; they are set aside");

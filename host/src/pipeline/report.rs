@@ -35,7 +35,8 @@ impl Pipeline {
             lines: self.counts,
             filter: self.filter_status(),
         };
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = EntryReport { status, figures: self.figures.clone() };
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) =
+            EntryReport { status, figures: self.figures.clone() };
     }
 
     fn filter_status(&self) -> Option<FilterStatus> {
@@ -63,8 +64,13 @@ impl Pipeline {
             return (state, trouble.clone());
         }
         let oldest = self.flights.values().map(|flight| flight.sent).min();
-        if let Some(silent) = oldest.map(|sent| now.saturating_duration_since(sent)).filter(|s| *s > KAFKA_SILENT_AFTER) {
-            return (EntryState::Waiting, format!("no acknowledgement from Kafka for {} s", silent.as_secs()));
+        if let Some(silent) =
+            oldest.map(|sent| now.saturating_duration_since(sent)).filter(|s| *s > KAFKA_SILENT_AFTER)
+        {
+            return (
+                EntryState::Waiting,
+                format!("no acknowledgement from Kafka for {} s", silent.as_secs()),
+            );
         }
         if let Some((_, trouble)) = self.source.troubles().first_key_value() {
             let more = self.source.troubles().len() - 1;

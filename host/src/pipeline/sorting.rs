@@ -74,7 +74,11 @@ impl Sorted {
             if *verdict > KEEP && *verdict < SET_ASIDE {
                 for end_written in written.by_ref().take(usize::from(*verdict - 1)) {
                     if !is_long {
-                        self.records.push(Record { start: from, len: end_written - from, buffer: Buffer::Written });
+                        self.records.push(Record {
+                            start: from,
+                            len: end_written - from,
+                            buffer: Buffer::Written,
+                        });
                         self.sources.push((start, end));
                     }
                     from = *end_written;
@@ -138,7 +142,10 @@ mod tests {
         assert_eq!((sorted(OnError::Quarantine).aside, sorted(OnError::Quarantine).sent), (vec![1], 3));
         assert_eq!(sorted(OnError::Pass).sent, 4);
         assert_eq!((sorted(OnError::Drop).discarded, sorted(OnError::Drop).sent), (1, 3));
-        assert_eq!((sorted(OnError::DeadLetter(topic.clone())).dead, sorted(OnError::DeadLetter(topic)).sent), (vec![1], 3));
+        assert_eq!(
+            (sorted(OnError::DeadLetter(topic.clone())).dead, sorted(OnError::DeadLetter(topic)).sent),
+            (vec![1], 3)
+        );
         assert_eq!((sorted(OnError::Hold).held, sorted(OnError::Hold).sent), (Some(1), 1));
     }
 

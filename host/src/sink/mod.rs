@@ -21,9 +21,9 @@ mod flights;
 mod native;
 mod producer;
 mod tally;
-mod trouble;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 pub use producer::Stopped;
 pub use tally::SinkFigures;

@@ -63,7 +63,9 @@ fn versions(topic: &Topic, tally: &mut Tally) -> u64 {
     let (mut last, mut count) = (0, 0);
     let mut consumer = topic.consumer();
     let mut see = |message: &rdkafka::message::BorrowedMessage<'_>| {
-        let Some(found) = tally.see(message.partition(), message.payload().unwrap_or_default()) else { return };
+        let Some(found) = tally.see(message.partition(), message.payload().unwrap_or_default()) else {
+            return;
+        };
         let head = std::str::from_utf8(found.head).ok().and_then(|head| head.strip_suffix(' '));
         let version: Option<u64> = head.and_then(|version| version.parse().ok());
         let version = version.unwrap_or_else(|| panic!("one version before the line, not {:?}", found.head));
@@ -130,7 +132,9 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     let mut tally = Tally::of(&expected);
     let swapped = versions(&topics.swapped, &mut tally);
     let tagged = versions(&topics.tagged, &mut tally);
-    for (place, topic) in [&topics.moving[0], &topics.moving[1], &topics.coming, &topics.same].iter().enumerate() {
+    for (place, topic) in
+        [&topics.moving[0], &topics.moving[1], &topics.coming, &topics.same].iter().enumerate()
+    {
         // As if each were a partition: order holds on each topic.
         topic.consumer().to_end(|message| {
             tally.see(place as i32, message.payload().unwrap_or_default());

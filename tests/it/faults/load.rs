@@ -44,9 +44,7 @@ impl Load {
     /// The list of its entries. They begin at the end of what is there when they are new, so that
     /// an agent that forgot them loses lines.
     fn list(weir: &Weir, topic: &Topic) -> Value {
-        let entry = |name: &str| {
-            json!({"name": name, "path": weir.log(&format!("{name}*.log")), "topic": topic.name()})
-        };
+        let entry = |name: &str| json!({"name": name, "path": weir.log(&format!("{name}*.log")), "topic": topic.name()});
         json!(ENTRIES.map(entry))
     }
 

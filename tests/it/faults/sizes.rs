@@ -28,7 +28,8 @@ fn a_line_of_any_length_is_delivered_in_parts_within_the_memory() {
     file.write(10);
     // Its bytes count up, so that a part that is missing, doubled or moved is noticed.
     let bytes = plan.rounds << 20;
-    let mut out = std::io::BufWriter::new(std::fs::File::options().append(true).open(file.path()).expect("open"));
+    let mut out =
+        std::io::BufWriter::new(std::fs::File::options().append(true).open(file.path()).expect("open"));
     (0..bytes / 8).for_each(|n| out.write_all(format!("{n:08x}").as_bytes()).expect("write"));
     out.write_all(b"\n").expect("write");
     out.flush().expect("write");
