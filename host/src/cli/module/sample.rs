@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::value::RawValue;
 
+use crate::filter::inspect::inspect;
 use crate::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, ModuleCache};
 use crate::model::{EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LINE_BYTES_MAX, LongLine, Topic};
 use crate::pipeline::{CHUNK_LINES, READ_BYTES};
@@ -32,6 +33,8 @@ impl Tried {
         let context = self.context()?;
         let file = self.wasm.display();
         let bytes = std::fs::read(&self.wasm).with_context(|| format!("cannot read {file}"))?;
+        // What is no filter is said here, in fewer words than the compiler's.
+        inspect(&bytes).with_context(|| format!("{file} cannot be a filter"))?;
         let dir = tempfile::tempdir().context("make a directory for compiled code")?;
         let cache = ModuleCache::open(dir.path())?;
         let digest = cache.put(&bytes)?;
