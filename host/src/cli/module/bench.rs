@@ -50,6 +50,9 @@ pub fn run(common: &Common, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let sample = Sample::read_at_least(&args.file, SAMPLE_BYTES_MIN)?;
     ensure!(sample.batches().any(|batch| !batch.starts.is_empty()), "{} has no lines", args.file.display());
     let mut filter = args.tried.filter(Compiler::this_program())?;
+    // Finding bad lines takes a second a batch, and is not what is to be measured.
+    let fails = sample.batches().take(1).any(|batch| filter.process(&batch).broken_batches > 0);
+    ensure!(!fails, "the module fails on lines of {}; weir module test shows which", args.file.display());
     let figures = measure(&mut filter, &sample, MEASURE);
     std::io::stdout().lock().write_all(figures.text().as_bytes())?;
     if cfg!(debug_assertions) {
