@@ -11,6 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 /// 185 bytes (RSS per queued message less its payload, librdkafka 2.12).
 pub const RECORD_BYTES: u64 = 256;
 
+/// What weir keeps for a chunk beside its bytes and records: where it comes from and goes to, its
+/// place in tables, what an allocator adds.
+pub const CHUNK_BYTES: u64 = 1024;
+
 /// The smallest reserve of a pipeline. Bytes.
 pub const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 
@@ -140,6 +144,13 @@ impl Charge {
             }
         }
         self.bytes = bytes;
+    }
+
+    /// As much for something beside it, taken even when there is no room.
+    pub fn another(&self, bytes: u64) -> Self {
+        let mut another = Self { share: self.share.clone(), bytes: 0, from_reserve: self.from_reserve };
+        another.settle(bytes);
+        another
     }
 
     fn give_back(&self, bytes: u64) {

@@ -36,7 +36,7 @@ mod instance;
 mod isolate;
 mod mapped;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod voice;
 
 pub use cache::ModuleCache;

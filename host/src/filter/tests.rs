@@ -12,7 +12,7 @@ use crate::model::{Digest, FILTER_MEMORY, FILTER_TIMEOUT};
 const GUESTS: [&str; 5] = ["drop_debug", "redact", "json_fields", "guest_misbehave", "guest_stamp"];
 
 /// The core module of a guest; all are built once.
-pub(super) fn guest(name: &str) -> &'static [u8] {
+pub(crate) fn guest(name: &str) -> &'static [u8] {
     static BUILT: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     &BUILT.get_or_init(build_guests)[name]
 }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::sorting::{Sorted, refusal, sort};
 use super::{FilterChange, Flight, Gate, Origin, Pipeline, Range, dead_letters};
-use crate::budget::RECORD_BYTES;
+use crate::budget::{CHUNK_BYTES, RECORD_BYTES};
 use crate::filter::{Batch, ErrorKind, Filter, Outcome};
 use crate::model::Entry;
 use crate::quarantine::{QuarantineError, SetAside};
@@ -96,7 +96,7 @@ impl Pipeline {
         self.counts.discarded += sorted.discarded;
         self.counts.quarantined += sorted.aside.len() as u64;
         self.counts.in_flight += sorted.sent + sorted.dead.len() as u64;
-        let dead = (!sorted.dead.is_empty()).then(|| copy_lines(&chunk, lines, &sorted.dead));
+        let dead = (!sorted.dead.is_empty()).then(|| dead_letters_of(&chunk, lines, &sorted.dead));
         let parts = u8::from(!sorted.records.is_empty()) + u8::from(dead.is_some());
         self.ranges.insert(range, Range { incarnation: piece.incarnation, parts: parts.max(1) });
         let origin = Arc::new(Origin {
@@ -115,10 +115,9 @@ impl Pipeline {
             dead_letter,
             sent: now,
         };
-        if let Some(dead) = dead {
-            let lines = dead.records.len() as u64;
+        if let Some((dead, places)) = dead {
             // Another topic has other partitions.
-            let mut flight = flight(lines, Vec::new(), true);
+            let mut flight = flight(places.len() as u64, places, true);
             flight.route.partition = None;
             self.send(dead, flight, None);
         }
@@ -130,9 +129,9 @@ impl Pipeline {
             return;
         }
         chunk.records = sorted.records;
-        let bytes = chunk.read.capacity() + chunk.written.capacity();
+        let cost = cost(&chunk);
         if let Some(charge) = &mut chunk.charge {
-            charge.settle(bytes as u64 + chunk.records.len() as u64 * RECORD_BYTES);
+            charge.settle(cost);
         }
         let flight = flight(sorted.sent, sorted.sources, false);
         self.send(chunk, flight, None);
@@ -308,17 +307,22 @@ fn held_cause(outcome: Option<&Outcome>, line: u32) -> String {
     format!("on_error is hold, and the filter failed on a line ({kind}); change the module or its config")
 }
 
-/// The dead-letter chunk has a copy: its way and its time are its own.
-fn copy_lines(chunk: &Chunk, lines: &Lines, which: &[u32]) -> Chunk {
-    let mut copy = Chunk::default();
+/// A chunk of its own for lines that go to the dead-letter topic, and where they stand in what was
+/// read: its way and its time are its own.
+fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (Chunk, Vec<(u32, u32)>) {
+    let (mut copy, mut places) = (Chunk::default(), Vec::with_capacity(which.len()));
     for line in which {
-        let (start, end) = (lines.starts[*line as usize] as usize, lines.ends[*line as usize] as usize);
-        copy.records.push(Record {
-            start: copy.read.len() as u32,
-            len: (end - start) as u32,
-            buffer: Buffer::Read,
-        });
-        copy.read.extend_from_slice(&chunk.read[start..end]);
+        let (start, end) = (lines.starts[*line as usize], lines.ends[*line as usize]);
+        copy.records.push(Record { start: copy.read.len() as u32, len: end - start, buffer: Buffer::Read });
+        copy.read.extend_from_slice(&chunk.read[start as usize..end as usize]);
+        places.push((start, end));
     }
-    copy
+    copy.charge = chunk.charge.as_ref().map(|charge| charge.another(cost(&copy)));
+    (copy, places)
+}
+
+/// The memory a chunk takes. Bytes.
+fn cost(chunk: &Chunk) -> u64 {
+    let bytes = chunk.read.capacity() + chunk.written.capacity();
+    bytes as u64 + chunk.records.len() as u64 * RECORD_BYTES + CHUNK_BYTES
 }

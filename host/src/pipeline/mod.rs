@@ -29,6 +29,8 @@ mod filtering;
 mod recovery;
 mod report;
 mod sorting;
+#[cfg(test)]
+mod tests;
 
 use self::filtering::Health;
 use self::recovery::Recovery;
@@ -52,8 +54,18 @@ const INBOX_BATCH: usize = 64;
 /// How long to wait before asking again for a topic that could not be used.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long to wait for memory or the checkpoints where nobody says that there is room again.
-const ROOM_RETRY: Duration = Duration::from_millis(10);
+/// How long to wait for memory where nothing is under way that would say when it is back.
+const ROOM_RETRY: Duration = Duration::from_millis(100);
+
+/// How long to wait for offsets to be written down.
+const WRITE_RETRY: Duration = Duration::from_millis(10);
+
+/// How often events are looked at. What happens meanwhile is one event, so that a writer that
+/// writes a line at a time does not cost a wake a line.
+const HINT_PAUSE: Duration = Duration::from_millis(3);
+
+/// Memory beside the bytes of a line that is longer than what is usually read.
+const LONG_LINE_RECORDS: u64 = 64;
 
 /// Everything a pipeline is built from.
 pub struct Setup {
@@ -143,6 +155,13 @@ pub struct Pipeline {
     base_counts: BTreeMap<String, u64>,
     slot: Arc<Mutex<EntryReport>>,
     reported: Instant,
+    /// Something happened since.
+    stale: bool,
+    /// There are events to look at, and when some were looked at last.
+    woken: bool,
+    hinted: Instant,
+    /// Since when there is no memory to read into.
+    cramped: Option<Instant>,
     pace: Pace,
     stop: Option<Instant>,
     once: bool,
@@ -175,7 +194,8 @@ struct Flight {
     range: u64,
     /// Lines of the source that have records in it and are not finished otherwise.
     lines: u64,
-    /// For each record in `written`, where its line stands in `read`.
+    /// Where the line of each record in `written` stands in what was read; in a dead-letter chunk,
+    /// of each record.
     sources: Vec<(u32, u32)>,
     origin: Arc<Origin>,
     route: Route,
@@ -279,6 +299,10 @@ impl Pipeline {
             figures,
             slot,
             reported: now,
+            stale: true,
+            woken: false,
+            hinted: now,
+            cramped: None,
             stop: None,
             once,
         };
@@ -289,17 +313,15 @@ impl Pipeline {
     pub fn run(mut self) -> Ended {
         loop {
             let now = Instant::now();
-            if let Some(dirs) = self.source.tick(now)
-                && self.subscription.watch(dirs)
-            {
-                self.source.hint([], true, now);
-            }
+            self.look(now);
             self.recover(now);
             let step = self.step(now);
-            if step != Step::Progress || now >= self.reported + REPORT_INTERVAL {
+            self.stale |= step == Step::Progress;
+            let over = self.is_over(now);
+            if over || now >= self.reported + REPORT_INTERVAL {
                 self.report(now);
             }
-            if self.is_over(now) {
+            if over {
                 return Ended { unfinished: self.counts.in_flight };
             }
             match self.inbox.recv_timeout(self.wait(step, now)) {
@@ -314,16 +336,30 @@ impl Pipeline {
         }
     }
 
+    /// Looks at names and files as far as that is due.
+    fn look(&mut self, now: Instant) {
+        if self.woken && now >= self.hinted + HINT_PAUSE {
+            self.hinted = now;
+            match self.subscription.take() {
+                Some(hints) => self.source.hint(hints.paths, hints.names_changed, now),
+                None => self.woken = false,
+            }
+        }
+        if let Some(dirs) = self.source.tick(now)
+            && self.subscription.watch(dirs)
+        {
+            self.source.hint([], true, now);
+        }
+    }
+
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Wake => {
-                let hints = self.subscription.take();
-                self.source.hint(hints.paths, hints.names_changed, Instant::now());
-            }
+            Message::Wake => return self.woken = true,
             Message::Done(finished) => self.done(finished),
             Message::Filter(entry, change) => self.change_filter(entry, change),
             Message::Stop(deadline) => self.stop = Some(deadline),
         }
+        self.stale = true;
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -335,23 +371,20 @@ impl Pipeline {
 
     /// How long to wait for a message when there is nothing else to do.
     fn wait(&self, step: Step, now: Instant) -> Duration {
-        let mut due = match step {
+        let next = match step {
             Step::Progress => return Duration::ZERO,
-            Step::Idle => self
-                .source
-                .next_read()
-                .map_or(self.source.next_look(), |read| read.min(self.source.next_look())),
-            Step::Blocked(until) => until,
+            Step::Idle => self.source.next_read(),
+            Step::Blocked(until) => Some(until),
         };
-        if let Some(retry) = self.recovery.due(self.flights.len()) {
-            due = due.min(retry);
-        }
-        if let Some(stop) = self.stop {
-            due = due.min(stop);
-        }
-        if !self.flights.is_empty() {
-            due = due.min(now + RETRY);
-        }
+        let dues = [
+            next,
+            self.recovery.due(self.flights.len()),
+            self.stop,
+            (!self.flights.is_empty()).then_some(now + RETRY),
+            self.woken.then_some(self.hinted + HINT_PAUSE),
+            self.stale.then_some(self.reported + REPORT_INTERVAL),
+        ];
+        let due = dues.into_iter().flatten().fold(self.source.next_look(), Instant::min);
         due.saturating_duration_since(now).max(Duration::from_millis(1))
     }
 
@@ -360,7 +393,13 @@ impl Pipeline {
         if let Some(until) = self.blocked_until(now) {
             return Step::Blocked(until);
         }
-        let Some((want, charge)) = self.room() else { return Step::Blocked(now + ROOM_RETRY) };
+        let Some((want, charge)) = self.room() else {
+            self.cramped.get_or_insert(now);
+            self.spare.clear();
+            // What is under way says when it is back.
+            return Step::Blocked(now + if self.flights.is_empty() { ROOM_RETRY } else { RETRY });
+        };
+        self.cramped = None;
         let lines_max = (charge.bytes() / (2 * RECORD_BYTES)).clamp(1, CHUNK_LINES as u64) as usize;
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut lines = std::mem::take(&mut self.lines);
@@ -372,9 +411,14 @@ impl Pipeline {
                 self.process(&piece, chunk, &mut lines, now);
                 Step::Progress
             }
-            None => {
+            None if self.source.need().is_some() => {
                 self.spare.push(buffer);
-                if self.source.need().is_some() { Step::Progress } else { Step::Idle }
+                Step::Progress
+            }
+            None => {
+                // An idle entry keeps no memory.
+                self.spare.clear();
+                Step::Idle
             }
         };
         self.lines = lines;
@@ -393,7 +437,7 @@ impl Pipeline {
             return Some(now + RETRY);
         }
         if self.checkpoints.is_behind() {
-            return Some(now + ROOM_RETRY);
+            return Some(now + WRITE_RETRY);
         }
         self.pace.until(now).or_else(|| self.wait_for_partitions(now))
     }
@@ -401,16 +445,21 @@ impl Pipeline {
     /// Memory for a chunk: of the usual size from what is shared, or what the reserve carries.
     fn room(&mut self) -> Option<(usize, Charge)> {
         let copies = if self.filter.is_some() { 2 } else { 1 };
-        let need = self.source.need().unwrap_or(0);
-        let want = READ_BYTES.max(need) as u64;
-        let cost = (want * copies + CHUNK_LINES as u64 * RECORD_BYTES).min(self.share.largest());
+        let (want, records) = match self.source.need() {
+            Some(need) => (need, LONG_LINE_RECORDS),
+            None => (READ_BYTES, CHUNK_LINES as u64),
+        };
+        let cost = (want as u64 * copies + records * RECORD_BYTES).min(self.share.largest());
         if let Some(charge) = self.share.take(cost) {
-            return Some((want as usize, charge));
+            return Some((want, charge));
         }
         // A quarter of the reserve for bytes, the rest for what its records cost. A line that does
         // not fit waits for shared room.
         let want = (self.share.reserve() / 4 / copies) as usize;
-        if need > want { None } else { self.share.take(self.share.reserve()).map(|charge| (want, charge)) }
+        if self.source.need().is_some_and(|need| need > want) {
+            return None;
+        }
+        self.share.take(self.share.reserve()).map(|charge| (want, charge))
     }
 
     fn wait_for_partitions(&mut self, now: Instant) -> Option<Instant> {

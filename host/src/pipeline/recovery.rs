@@ -4,13 +4,13 @@
 //! by chunk in order, so that lines of a file keep their order. A record that the broker refuses
 //! is sent in a batch of its own, and if it is refused there too it goes to quarantine.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use super::{Flight, Pipeline};
+use crate::model::Topic;
 use crate::quarantine::SetAside;
 use crate::sink::{Buffer, Chunk, Failed, Finished, Refusal};
 
@@ -28,7 +28,8 @@ pub(super) struct Recovery {
     parked: BTreeMap<u64, Finished>,
     running: bool,
     attempt: u32,
-    not_before: Instant,
+    /// When to try again.
+    pub(super) not_before: Instant,
     cause: String,
     is_topic: bool,
     holds: bool,
@@ -60,12 +61,6 @@ impl Recovery {
         self.running
     }
 
-    /// When to try again, once all of the `under_way` chunks are back; before that their return
-    /// wakes the pipeline.
-    pub(super) fn due(&self, under_way: usize) -> Option<Instant> {
-        (self.running && under_way <= self.parked.len()).then_some(self.not_before)
-    }
-
     /// What somebody should know; a failure that goes by itself is not worth a word.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         if self.holds {
@@ -77,16 +72,26 @@ impl Recovery {
         }
     }
 
-    fn failed(&mut self, failed: &Failed, topic: &str) {
+    /// When to go on, once everything is back.
+    pub(super) fn due(&self, under_way: usize) -> Option<Instant> {
+        (self.running && under_way <= self.parked.len()).then_some(self.not_before)
+    }
+
+    fn failed(&mut self, failed: &Failed, topic: &Topic) {
         self.running = true;
-        self.is_topic = failed.why == Refusal::Topic;
-        self.cause = match failed.why {
-            Refusal::Topic => format!(
-                "Kafka refuses topic {topic}: {}; create it, allow it, or change the entry",
-                failed.code
-            ),
-            _ => format!("Kafka does not take the records: {}", failed.code),
-        };
+        // What comes back behind the first failure was not tried, and says nothing.
+        if self.parked.is_empty() || failed.why == Refusal::Topic {
+            self.is_topic = failed.why == Refusal::Topic;
+            self.cause = match failed.why {
+                Refusal::Topic => {
+                    format!(
+                        "Kafka refuses topic {topic}: {}; create it, allow it, or change the entry",
+                        failed.code
+                    )
+                }
+                _ => format!("Kafka does not take the records: {}", failed.code),
+            };
+        }
         if self.parked.is_empty() {
             let pause = BACKOFF_MIN * 2u32.pow(self.attempt.min(10));
             self.not_before = Instant::now() + pause.min(BACKOFF_MAX);
@@ -103,9 +108,13 @@ impl Pipeline {
             *self.figures.delivery_errors.entry(failed.code.to_string()).or_default() += 1;
         }
         let known = self.recovery.running && self.recovery.attempt != STALLED_AFTER - 1;
-        self.recovery.failed(first, self.entry.topic.as_str());
+        let topic = match self.flights.get(&finished.chunk.id) {
+            Some(flight) => self.topic(flight),
+            None => self.entry.topic.clone(),
+        };
+        self.recovery.failed(first, &topic);
         if !known {
-            warn!(entry = %self.entry.name, topic = %self.entry.topic, code = %first.code,
+            warn!(entry = %self.entry.name, %topic, code = %first.code,
                 records = finished.failed.len(), "records were not taken; they are sent again");
         }
         self.recovery.parked.insert(finished.chunk.id, finished);
@@ -113,10 +122,10 @@ impl Pipeline {
 
     /// Sends again what failed, once everything is back and the pause is over.
     pub(super) fn recover(&mut self, now: Instant) {
-        if self.recovery.due(self.flights.len()).is_none_or(|due| now < due) {
+        let recovery = &mut self.recovery;
+        if recovery.due(self.flights.len()).is_none_or(|due| now < due) {
             return;
         }
-        let recovery = &mut self.recovery;
         if recovery.parked.is_empty() {
             if recovery.attempt >= STALLED_AFTER {
                 info!(entry = %self.entry.name, topic = %self.entry.topic, "delivers again");
@@ -141,13 +150,12 @@ impl Pipeline {
 
     /// A failure closed the lane, so that nothing new overtook what failed.
     fn reopen(&mut self) {
-        if self.recovery.is_topic {
-            // Asked for its effect: librdkafka looks at the topic again. What it says shows when
-            // the records come back.
-            let _ = self.lane.partitions();
-        }
-        self.lane.resume();
-        if let Some(lane) = &mut self.dead_letters {
+        for lane in [Some(&mut self.lane), self.dead_letters.as_mut()].into_iter().flatten() {
+            if self.recovery.is_topic {
+                // Asked for its effect: librdkafka looks at the topic again. What it says shows
+                // when the records come back.
+                let _ = lane.partitions();
+            }
             lane.resume();
         }
     }
@@ -163,9 +171,11 @@ impl Pipeline {
     fn resend(&mut self, finished: Finished, alone: bool) {
         let Finished { chunk, failed } = finished;
         let Some(mut flight) = self.flights.remove(&chunk.id) else { return };
-        let settled = |failed: &&Failed| flight.route.alone && failed.why == Refusal::Record;
-        let again: Vec<u32> =
-            failed.iter().filter(|failed| !settled(failed)).map(|failed| failed.record).collect();
+        let again: Vec<u32> = failed
+            .iter()
+            .filter(|failed| !self.is_final(&flight, failed))
+            .map(|failed| failed.record)
+            .collect();
         if again.is_empty() {
             self.flights.insert(chunk.id, flight);
             return self.complete(chunk);
@@ -176,39 +186,45 @@ impl Pipeline {
         self.send(chunk, flight, Some(&again));
     }
 
-    /// Records that were refused though each stood in a batch of its own go to quarantine. A line
-    /// counts once, however many of its records are refused.
+    /// Whether a failed record is not sent again: it was refused though it stood in a batch of its
+    /// own, or its entry has no dead-letter topic any more.
+    fn is_final(&self, flight: &Flight, failed: &Failed) -> bool {
+        let refused = flight.route.alone && failed.why == Refusal::Record;
+        refused || (flight.dead_letter && self.dead_letters.is_none())
+    }
+
+    /// Records that are not sent again go to quarantine. A line counts once, however many of its
+    /// records are refused.
     fn set_refused_aside(&mut self, finished: &Finished) -> Result<(), String> {
         self.recovery.holds = false;
-        let Some(flight) = self.flights.get_mut(&finished.chunk.id) else { return Ok(()) };
-        if !flight.route.alone {
-            return Ok(());
-        }
-        let refused: Vec<&Failed> =
-            finished.failed.iter().filter(|failed| failed.why == Refusal::Record).collect();
-        let new: BTreeSet<(u32, u32)> = refused
+        let chunk = &finished.chunk;
+        let Some(flight) = self.flights.get(&chunk.id) else { return Ok(()) };
+        let refused: BTreeMap<(u32, u32), &Failed> = finished
+            .failed
             .iter()
-            .map(|failed| line_of(&finished.chunk, flight, failed.record))
-            .filter(|line| !flight.refused.contains(line))
+            .filter(|failed| self.is_final(flight, failed))
+            .map(|failed| (place_of(chunk, flight, failed.record), failed))
+            .filter(|(place, _)| !flight.refused.contains(place))
             .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let code = refused.first().map(|failed| failed.code.clone()).unwrap_or_else(|| Arc::from(""));
+        let Some((_, first)) = refused.first_key_value() else { return Ok(()) };
+        let topic = self.topic(flight);
         let path = flight.origin.path.to_string_lossy();
         let file = flight.origin.incarnation.to_string();
-        let items: Vec<SetAside<'_>> = new
+        let items: Vec<SetAside<'_>> = refused
             .iter()
-            .map(|(start, end)| SetAside {
+            .map(|((start, end), failed)| SetAside {
                 entry: &self.entry.name,
-                topic: &self.entry.topic,
+                topic: &topic,
                 path: &path,
                 file: &file,
                 offset: flight.origin.offset + u64::from(*start),
                 kind: "refused",
-                message: &code,
+                message: &failed.code,
                 digest: None,
-                line: &finished.chunk.read[*start as usize..*end as usize],
+                line: match chunk.records.get(failed.record as usize) {
+                    Some(record) if flight.dead_letter => chunk.bytes(record),
+                    _ => &chunk.read[*start as usize..*end as usize],
+                },
             })
             .collect();
         if let Some(quarantine) = &self.quarantine {
@@ -216,23 +232,35 @@ impl Pipeline {
                 .append(&items)
                 .map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
         }
-        let lines = new.len() as u64;
-        warn!(entry = %self.entry.name, topic = %self.entry.topic, lines, %code, "the broker refuses lines for good; they are set aside");
+        let lines = refused.len() as u64;
+        warn!(entry = %self.entry.name, %topic, lines, code = %first.code, "lines are refused for good; they are set aside");
         self.counts.quarantined += lines;
         self.counts.in_flight -= lines;
-        flight.lines -= lines;
-        flight.refused.extend(new);
+        let places: Vec<(u32, u32)> = refused.into_keys().collect();
+        if let Some(flight) = self.flights.get_mut(&chunk.id) {
+            flight.lines -= lines;
+            flight.refused.extend(places);
+        }
         Ok(())
+    }
+
+    /// Where a chunk goes.
+    fn topic(&self, flight: &Flight) -> Topic {
+        let dead_letters = super::dead_letters(&self.entry).filter(|_| flight.dead_letter);
+        dead_letters.unwrap_or(&self.entry.topic).clone()
     }
 }
 
 /// Where the line of a record stands in what was read.
-fn line_of(chunk: &Chunk, flight: &Flight, record: u32) -> (u32, u32) {
+fn place_of(chunk: &Chunk, flight: &Flight, record: u32) -> (u32, u32) {
     let record = record as usize;
     let Some(sent) = chunk.records.get(record) else { return (0, 0) };
-    if sent.buffer == Buffer::Read {
-        return (sent.start, sent.start + sent.len);
-    }
-    let written = chunk.records[..record].iter().filter(|other| other.buffer == Buffer::Written).count();
-    flight.sources.get(written).copied().unwrap_or((0, 0))
+    let at = match sent.buffer {
+        _ if flight.dead_letter => record,
+        Buffer::Read => return (sent.start, sent.start + sent.len),
+        Buffer::Written => {
+            chunk.records[..record].iter().filter(|other| other.buffer == Buffer::Written).count()
+        }
+    };
+    flight.sources.get(at).copied().unwrap_or((0, 0))
 }

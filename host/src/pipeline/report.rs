@@ -13,9 +13,12 @@ const CATCHING_UP_BYTES: u64 = 4 * 1024 * 1024;
 /// Without an acknowledgement for so long, an entry waits for Kafka.
 const KAFKA_SILENT_AFTER: Duration = Duration::from_secs(10);
 
+/// Without memory for so long, an entry waits for it.
+const CRAMPED_AFTER: Duration = Duration::from_secs(2);
+
 impl Pipeline {
     pub(super) fn report(&mut self, now: Instant) {
-        self.reported = now;
+        (self.reported, self.stale) = (now, false);
         let (lag_bytes, since) = self.source.lag();
         let (state, cause) = self.state(lag_bytes, now);
         self.figures.held_bytes = self.source.held_bytes();
@@ -62,6 +65,14 @@ impl Pipeline {
         if let Some(trouble) = &self.partitions.trouble {
             let state = if self.partitions.is_topic { EntryState::Stalled } else { EntryState::Waiting };
             return (state, trouble.clone());
+        }
+        if self.cramped.is_some_and(|since| now.saturating_duration_since(since) > CRAMPED_AFTER)
+            && self.flights.is_empty()
+        {
+            return (
+                EntryState::Waiting,
+                "waits for memory that other entries have; raise [limits] memory".into(),
+            );
         }
         let oldest = self.flights.values().map(|flight| flight.sent).min();
         if let Some(silent) =
