@@ -156,12 +156,10 @@ impl Broker {
             let attempt =
                 Attempt { text: &text, topic: held.topic.as_str(), alone: held.route.alone, tries: *tries };
             *tries += 1;
-            match if stopped { Some(Refusal::Again) } else { (self.rule)(&attempt) } {
-                Some(why) => {
-                    verdicts.insert(record, why);
-                    stopped |= why != Refusal::Record;
-                }
-                None => {}
+            let verdict = if stopped { Some(Refusal::Again) } else { (self.rule)(&attempt) };
+            if let Some(why) = verdict {
+                verdicts.insert(record, why);
+                stopped |= why != Refusal::Record;
             }
         }
         if !held.route.alone && verdicts.values().any(|why| *why == Refusal::Record) {
