@@ -16,7 +16,7 @@ use crate::wait::{SOON, eventually};
 use crate::{ports, scratch};
 
 /// For one request.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// An etcd with a data directory of its own. It is killed, and its data removed, on drop.
 #[derive(Debug)]

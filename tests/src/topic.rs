@@ -8,6 +8,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use crate::lines::{Expected, Tally, Verdict};
+use crate::wait::{SOON, eventually};
 
 /// For one request to the broker.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -183,12 +184,17 @@ impl Consumer {
         });
     }
 
+    /// The end of a partition. A broker that has just come back may not lead it yet.
+    #[track_caller]
+    fn end(&self, partition: i32) -> i64 {
+        let ask = || self.client.fetch_watermarks(&self.topic, partition, ANSWER).map(|(_, end)| end);
+        eventually(SOON, "the end of a partition", ask, Result::is_ok).expect("it was told")
+    }
+
     /// Hands out what is on the topic beyond what was handed out, up to the end as it is now.
     #[track_caller]
     pub fn to_end(&mut self, mut act: impl FnMut(&BorrowedMessage<'_>)) {
-        let ends: Vec<i64> = (0..self.next.len() as i32)
-            .map(|partition| self.client.fetch_watermarks(&self.topic, partition, ANSWER).expect("the end").1)
-            .collect();
+        let ends: Vec<i64> = (0..self.next.len() as i32).map(|partition| self.end(partition)).collect();
         let begun = Instant::now();
         while self.next.iter().zip(&ends).any(|(next, end)| next < end) {
             assert!(begun.elapsed() < ANSWER * 6, "{} is not readable to its end", self.topic);

@@ -198,9 +198,11 @@ fn a_broker_that_is_away_for_long_costs_no_line_and_no_memory() {
     load.await_all(SETTLE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
-    let facts = json!({"rotations": load.rotations, "behind_mib": mib(behind as u64), "peak_rss_mib": mib(peak),
+    let said = weir.stderr().lines().count() as u64;
+    let facts = json!({"rotations": load.rotations, "log_lines": said, "behind_mib": mib(behind as u64), "peak_rss_mib": mib(peak),
         "rss_allowed_mib": mib(MEMORY + AGENT_MEMORY), "caught_up_s": seconds(caught_up), "stop_was_clean": clean});
     let bound = (MEMORY + UNSAVED) / LINE_BYTES as u64;
     Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(bound), facts }.report();
+    assert!(said <= 100 + 5 * plan.rounds, "{said} lines of log in {} s", plan.rounds);
     assert!(peak <= MEMORY + AGENT_MEMORY, "peak memory {} MiB", mib(peak));
 }
