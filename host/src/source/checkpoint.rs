@@ -31,6 +31,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the offsets of an entry that is no longer in the list are kept.
 const RETIRED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Stands in the table of entries where a store was lost; no entry has this name.
+const LOST: &str = "";
+
+/// What redb may keep in memory; its own default is 1 GiB. Bytes.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
 const FILES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("files.v1");
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries.v1");
 
@@ -116,9 +122,13 @@ impl Checkpoints {
     /// read from their beginning rather than lines lost.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("checkpoints.redb");
-        let (database, lost) = match open(&path) {
+        let gone = std::fs::metadata(&path).map_or(true, |file| file.len() == 0) && was_used(dir);
+        if gone {
+            error!(path = %path.display(), "the stored offsets are gone; files are read from their beginning");
+        }
+        let (database, damaged) = match open(&path) {
             Ok(database) => (database, false),
-            Err(reason) if path.exists() => {
+            Err(reason) if is_damage(&reason.source) => {
                 let aside = dir.join(format!("checkpoints.redb.corrupt-{}", unix_seconds()));
                 error!(error = %chain(&reason), moved_to = %aside.display(),
                     "the stored offsets cannot be read; files are read from their beginning");
@@ -129,6 +139,10 @@ impl Checkpoints {
             }
             Err(reason) => return Err(reason),
         };
+        if gone || damaged {
+            mark_lost(&database).map_err(|source| failed("write to", &path, source))?;
+        }
+        let lost = is_lost(&database).map_err(|source| failed("read", &path, source))?;
         Ok(Self::new(Some(path), Some(database), lost))
     }
 
@@ -152,14 +166,16 @@ impl Checkpoints {
     /// What is known of an entry, what still waits to be written included.
     pub fn load(&self, entry: &EntryName) -> Saved {
         self.flush();
-        let mut saved = match lock(&self.database).as_ref().map(|database| read(database, entry)) {
-            Some(Ok(saved)) => saved,
-            Some(Err(reason)) => {
-                error!(%entry, error = %reason, "stored offsets cannot be read; its files are read from their beginning");
-                Saved { lost: true, ..Saved::default() }
-            }
-            None => Saved::default(),
-        };
+        let Some(path) = &self.path else { return Saved::default() };
+        let mut database = lock(&self.database);
+        // After a write that failed, the store is opened anew: what it holds is still true.
+        let read = reopened(&mut database, path)
+            .map_err(|error| chain(&error))
+            .and_then(|database| read(database, entry).map_err(|error| error.to_string()));
+        let mut saved = read.unwrap_or_else(|error| {
+            error!(%entry, error, "stored offsets cannot be read; its files are read from their beginning");
+            Saved { lost: true, ..Saved::default() }
+        });
         saved.lost |= self.lost && saved.path.is_none();
         saved
     }
@@ -282,10 +298,7 @@ impl Checkpoints {
         entries: &HashMap<EntryName, (String, bool)>,
     ) -> Result<(), CheckpointError> {
         let Some(path) = &self.path else { return Ok(()) };
-        if database.is_none() {
-            *database = Some(open(path)?);
-        }
-        let Some(database) = database else { return Ok(()) };
+        let database = reopened(database, path)?;
         write(database, files, entries).map_err(|source| failed("write offsets to", path, source))
     }
 }
@@ -334,9 +347,49 @@ fn open(path: &Path) -> Result<Database, CheckpointError> {
     prepare(path).map_err(|source| failed("open", path, source))
 }
 
+/// Whether the file, and not the disk, is at fault: one that is full leaves good offsets alone.
+fn is_damage(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_) => false,
+        _ => true,
+    }
+}
+
+/// The store, opened where it is not.
+fn reopened<'a>(database: &'a mut Option<Database>, path: &Path) -> Result<&'a Database, CheckpointError> {
+    match database {
+        Some(database) => Ok(database),
+        None => Ok(database.insert(open(path)?)),
+    }
+}
+
+/// Notes that entries which are not known were perhaps known once. It is kept as long as a retired
+/// entry: a crash before all of them have begun again must not make them new.
+fn mark_lost(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    let record = EntryRecord { path: String::new(), retired: Some(unix_seconds()) };
+    transaction.open_table(ENTRIES)?.insert(LOST, encode(&record).as_slice())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn is_lost(database: &Database) -> Result<bool, redb::Error> {
+    Ok(database.begin_read()?.open_table(ENTRIES)?.get(LOST)?.is_some())
+}
+
+/// Whether an agent ran here before: there is more than the lock.
+fn was_used(dir: &Path) -> bool {
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| name != "lock" && name != "checkpoints.redb")
+}
+
 /// Opens the store, makes its tables, and drops what was retired long ago.
 fn prepare(path: &Path) -> Result<Database, redb::Error> {
-    let database = Database::create(path)?;
+    let mut builder = Database::builder();
+    // A damaged store is to be noticed here, not by a wrong offset.
+    let database = builder.set_check_integrity_on_open(true).set_cache_size(CACHE_BYTES).create(path)?;
     let transaction = database.begin_write()?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
@@ -473,6 +526,43 @@ mod tests {
         assert!(store.load(&name("app")).lost);
         let aside = std::fs::read_dir(dir.path()).unwrap().filter_map(Result::ok);
         assert!(aside.into_iter().any(|file| file.file_name().to_string_lossy().contains("corrupt")));
+    }
+
+    #[test]
+    fn offsets_that_are_gone_from_a_used_directory_count_as_lost() {
+        for emptied in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("lock"), "").unwrap();
+            drop(Checkpoints::open(dir.path()).unwrap());
+            assert!(!Checkpoints::open(dir.path()).unwrap().load(&name("new")).lost);
+            std::fs::create_dir(dir.path().join("quarantine")).unwrap();
+            let path = dir.path().join("checkpoints.redb");
+            if emptied { std::fs::write(&path, "") } else { std::fs::remove_file(&path) }.unwrap();
+            for start in 1..=2 {
+                let store = Checkpoints::open(dir.path()).unwrap();
+                assert!(store.load(&name("app")).lost, "at start {start}");
+                store.begin(&name("other"), "/x");
+                assert!(store.flush());
+                assert!(!store.load(&name("other")).lost, "it has begun");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_known_after_a_write_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Checkpoints::open(dir.path()).unwrap();
+        store.begin(&name("app"), "/var/log/*.log");
+        store.note(&name("app"), record(1, 10), 10);
+        assert!(store.flush());
+        // As a write that failed leaves it.
+        *lock(&store.database) = None;
+        let saved = store.load(&name("app"));
+        assert_eq!((saved.path.as_deref(), saved.records.len()), (Some("/var/log/*.log"), 1));
+        *lock(&store.database) = None;
+        std::fs::remove_file(dir.path().join("checkpoints.redb")).unwrap();
+        std::fs::create_dir(dir.path().join("checkpoints.redb")).unwrap();
+        assert!(store.load(&name("app")).lost, "what cannot be read is lost, not unknown");
     }
 
     #[test]

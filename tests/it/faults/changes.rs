@@ -36,7 +36,7 @@ fn list(weir: &Weir, topics: &Topics, n: u64) -> Value {
         entry("moving", moving, Value::Null),
         entry("same", &topics.same, Value::Null),
     ];
-    if n / 5 % 2 == 0 {
+    if (n / 5).is_multiple_of(2) {
         list.push(entry("coming", &topics.coming, Value::Null));
     }
     json!(list)
