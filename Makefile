@@ -22,7 +22,8 @@ test: setup-test guests ## Everything: unit, doc and wasm tests; a real Kafka an
 bench: setup-test ## CPU time next to kcat, on the same file and broker
 	cargo test --release --package weir --test it -- --ignored --nocapture bench::
 
-memcheck: setup-test ## The sink's tests under valgrind: no buffer is freed while librdkafka reads it
+memcheck: ## The sink's tests under valgrind: no buffer is freed while librdkafka reads it
+	@tests/setup.sh memcheck
 	cargo --config 'target."cfg(unix)".runner = ["valgrind", "--quiet", "--fair-sched=try", "--error-exitcode=9"]' \
 		test --package weir --lib sink:: -- --test-threads=2
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing to build weir (`build`), to lint it (`lint`) or to test it (`test`). Where
-# nothing is missing it does nothing and says nothing.
+# Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`) or to test it
+# under valgrind (`memcheck`). Where nothing is missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
@@ -108,7 +108,8 @@ fi
 case "${1:-}" in
     build | lint) mapfile -t missing < <(packages_to_build) ;;
     test) mapfile -t missing < <(packages_to_build; packages_to_test) ;;
-    *) echo "usage: $0 build|lint|test" >&2; exit 2 ;;
+    memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
+    *) echo "usage: $0 build|lint|test|memcheck" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target
