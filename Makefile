@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench memcheck lint guests setup-build setup-lint setup-tools setup-test
+.PHONY: help demo test faults bench memcheck lint guests setup-build setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -18,6 +18,11 @@ demo: setup-build ## See it work: a log, a filter, a broker, all in one process
 
 test: setup-test guests ## Everything: unit, doc and wasm tests; a real Kafka and a real etcd
 	cargo test --workspace
+
+# What is printed as JSON and as rows is one line each: `make faults | grep '^|'` is the table.
+faults: setup-test guests ## Every fault at full length, seeded: make faults [SEED=1] [ROUNDS=100] [ONLY=restarts::kill]
+	WEIR_FAULTS_LONG=1 WEIR_FAULTS_SEED=$(SEED) WEIR_FAULTS_ROUNDS=$(ROUNDS) \
+		cargo test --package weir --test it -- --nocapture --test-threads=1 faults::$(ONLY)
 
 bench: setup-test ## CPU time next to kcat, on the same file and broker
 	cargo test --release --package weir --test it -- --ignored --nocapture bench::

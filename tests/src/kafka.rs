@@ -65,17 +65,29 @@ impl Kafka {
     /// A new topic whose name begins with `prefix` and is nobody else's.
     #[track_caller]
     pub fn topic(&self, prefix: &str, partitions: i32) -> Topic {
+        self.topic_with(prefix, partitions, &[])
+    }
+
+    /// The same with settings of its own, `max.message.bytes` for instance.
+    #[track_caller]
+    pub fn topic_with(&self, prefix: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        self.create_topic(&name, partitions);
+        self.create_with(&name, partitions, settings);
         Topic::new(self.brokers(), name)
     }
 
     /// Creates a topic and waits until each partition has a leader.
     #[track_caller]
     pub fn create_topic(&self, name: &str, partitions: i32) {
+        self.create_with(name, partitions, &[]);
+    }
+
+    #[track_caller]
+    fn create_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let created = admin.create_topics([&topic], &AdminOptions::new().request_timeout(Some(ANSWER)));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let results = runtime.block_on(created).unwrap_or_else(|e| panic!("create topic {name}: {e}"));

@@ -18,6 +18,10 @@ use crate::{LONG, host};
 const RESCAN: Duration = Duration::from_secs(10);
 /// Beyond that, on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
+/// Directories in a directory.
+const DIRS: u64 = 4;
+/// So deep are trees.
+const LEVELS: u64 = 5;
 /// Becomes the agent in a user namespace of its own, where it may watch nothing.
 const WITHOUT_WATCHES: [&str; 6] = [
     "unshare",
@@ -36,11 +40,11 @@ fn following(prefix: &str, weir: Weir) -> (Weir, Topic) {
     (weir, topic)
 }
 
-/// A file with two lines, somewhere up to six levels deep, in directories that may be new.
-fn file(weir: &Weir, n: u64, dice: &mut Dice) -> Expected {
+/// A file with two lines, up to so many levels deep, in directories that may be new.
+fn file(weir: &Weir, n: u64, levels: u64, dice: &mut Dice) -> Expected {
     let mut path = PathBuf::from("tree");
-    for _ in 0..dice.below(6) {
-        path.push(format!("d{}", dice.below(4)));
+    for _ in 0..dice.below(levels + 1) {
+        path.push(format!("d{}", dice.below(DIRS)));
     }
     let path = weir.log(&path.join(format!("f{n:06}.log")).to_string_lossy());
     std::fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
@@ -75,7 +79,7 @@ fn without_any_file_events_everything_is_found_by_the_next_scan() {
     std::fs::create_dir(weir.log("tree")).expect("a directory");
     weir.start();
     weir.await_state("tree", "waiting");
-    let mut expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, &mut dice)).collect();
+    let mut expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, LEVELS, &mut dice)).collect();
     // And one that is written on after it was found: it is polled.
     let mut grows = LineFile::create(weir.log("grows.log"), "grows00", 50);
     grows.write(2);
@@ -94,12 +98,16 @@ fn events_that_the_kernel_threw_away_are_made_up_for() {
     let plan = Plan::of("inotify queue overflow (rounds: files)", 5_000, 100_000);
     let mut dice = plan.dice();
     let (mut weir, topic) = following("overflow", host());
-    // A directory that is there is watched; those that appear meanwhile are not, which is worse.
-    std::fs::create_dir_all(weir.log("tree/d0/d0")).expect("directories");
+    // They are watched: every file is four events (create, open, modify, close) in the queue.
+    let dirs = (0..DIRS).flat_map(|one| (0..DIRS).map(move |two| format!("tree/d{one}/d{two}")));
+    dirs.for_each(|dir| std::fs::create_dir_all(weir.log(&dir)).expect("directories"));
     weir.start();
     weir.await_state("tree", "waiting");
     weir.pause();
-    let expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, &mut dice)).collect();
+    let expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, 2, &mut dice)).collect();
+    let queue = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the kernel's limit");
+    let queue: u64 = queue.trim().parse().expect("a number");
+    assert!(4 * plan.rounds > queue, "ROUNDS={} does not overflow a queue of {queue}", plan.rounds);
     weir.resume();
     let begun = Instant::now();
     let took = conclude(plan, weir, &topic, &expected, begun);
@@ -122,7 +130,7 @@ fn a_directory_that_appears_later_is_found_with_all_below_it() {
             let to = weir.log(&format!("moved-{n}"));
             std::fs::rename(weir.log("tree"), to).expect("rename a directory");
         }
-        expected.push(file(&weir, n, &mut dice));
+        expected.push(file(&weir, n, LEVELS, &mut dice));
         dice.pause(0..20);
     }
     let begun = Instant::now();

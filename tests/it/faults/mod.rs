@@ -10,12 +10,14 @@
 //! - `steering`: etcd is paused, killed, compacted, restored from an older copy, flooded.
 //! - `disk`: the state directory is full, read-only, damaged, deleted.
 //! - `finding`: file events are lost, or there are none.
+//! - `refusals`: lines that the broker does not want.
 //! - `sizes`: very long lines, very many files.
 
 mod changes;
 mod disk;
 mod finding;
 mod load;
+mod refusals;
 mod restarts;
 mod sizes;
 mod steering;

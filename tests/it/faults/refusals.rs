@@ -1,0 +1,42 @@
+//! Lines that the broker does not want. Errors of the broker one by one, fatal ones of the producer
+//! included, are injected in the sink's own tests; here it is a real broker that refuses.
+
+use serde_json::json;
+use weir_tests::kafka::Kafka;
+use weir_tests::lines::LineFile;
+use weir_tests::wait::SOON;
+
+use super::{Outcome, Plan};
+use crate::{LONG, host};
+
+/// The largest batch that the topic takes. Bytes.
+const TAKEN: u64 = 200_000;
+/// A line that is larger, however well it is compressed, and not so large that it is split. Bytes.
+const REFUSED: usize = 250_000;
+
+#[test]
+fn lines_that_the_broker_refuses_are_set_aside_and_all_others_arrive() {
+    let plan = Plan::of("lines refused by the broker", 3, 100);
+    let mut dice = plan.dice();
+    let topic = Kafka::shared().topic_with("refused", 1, &[("max.message.bytes", &TAKEN.to_string())]);
+    // Batches of other lines stay below what the topic takes.
+    let mut weir = host().setting("kafka.properties", "\"batch.size\" = \"100000\"");
+    weir.list(&json!([{"name": "app", "path": weir.log("app.log"), "topic": topic.name()}]));
+    weir.start();
+    weir.await_state("app", "waiting");
+    let mut file = LineFile::create(weir.log("app.log"), "app", 100);
+    for _ in 0..plan.rounds {
+        file.write(dice.within(1..3_000));
+        let noise: Vec<u8> = (0..REFUSED).map(|_| b' ' + dice.below(94) as u8).collect();
+        file.write_raw(&noise);
+        file.write_raw(b"\n");
+    }
+    file.write(1_000);
+    let lines = weir.await_finished("app", file.written() + plan.rounds, LONG);
+    assert_eq!((lines.delivered, lines.quarantined), (file.written(), plan.rounds), "{lines:?}");
+    assert!(weir.stderr().contains("MSG_SIZE_TOO_LARGE"), "it says why");
+    assert!(weir.stop().success(), "{}", weir.stderr());
+    let verdict = topic.verdict(&[file.expected()], SOON);
+    let facts = json!({"set_aside": lines.quarantined});
+    Outcome { plan, verdict, repeats_allowed: Some(0), facts }.report();
+}
