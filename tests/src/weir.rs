@@ -2,7 +2,9 @@
 //!
 //! ```no_run
 //! # use weir_tests::{etcd::Etcd, kafka::Kafka, weir::Weir};
-//! let mut weir = Weir::new(env!("CARGO_BIN_EXE_weir").as_ref())
+//! # let binary = std::path::Path::new("target/debug/weir");
+//! // In a test of the host, `binary` is `env!("CARGO_BIN_EXE_weir")`.
+//! let mut weir = Weir::new(binary)
 //!     .kafka(&Kafka::shared().brokers())
 //!     .etcd(&Etcd::shared().endpoint(), "/weir/mine/collect");
 //! weir.start();
