@@ -105,7 +105,8 @@ fn events_that_the_kernel_threw_away_are_made_up_for() {
     weir.await_state("tree", "waiting");
     weir.pause();
     let expected: Vec<_> = (0..plan.rounds).map(|n| file(&weir, n, 2, &mut dice)).collect();
-    let queue = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the kernel's limit");
+    let queue =
+        std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the kernel's limit");
     let queue: u64 = queue.trim().parse().expect("a number");
     assert!(4 * plan.rounds > queue, "ROUNDS={} does not overflow a queue of {queue}", plan.rounds);
     weir.resume();
