@@ -56,7 +56,7 @@
 
 #[doc(hidden)]
 #[rustfmt::skip]
-#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, reason = "generated; see tests/bindings.rs")]
+#[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, rustdoc::broken_intra_doc_links, reason = "generated; see tests/bindings.rs")]
 pub mod bindings;
 mod host;
 mod output;

@@ -252,7 +252,7 @@ impl Blamed {
     }
 }
 
-/// The topic that librdkafka's text of a fatal error is about: "ProduceRequest for TOPIC [0] with".
+/// The topic that librdkafka's text of a fatal error is about: "ProduceRequest for TOPIC \[0\] with".
 fn topic_of(text: &str) -> Option<Topic> {
     let (_, rest) = text.split_once("ProduceRequest for ")?;
     let (topic, _) = rest.split_once(" [")?;

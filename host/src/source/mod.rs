@@ -4,7 +4,7 @@
 //! stand in, and per file the committed offset. Absent by design: filters, Kafka, threads.
 //!
 //! A name is only a way to find a file: each [`Tail`] belongs to an inode's one content. Whatever
-//! happens to names is seen by [`Source::scan`]; whatever happens to content by the read itself.
+//! happens to names is seen by a scan; whatever happens to content by the read itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
