@@ -33,17 +33,8 @@ pub struct Found {
     pub files: Vec<PathBuf>,
     /// Directories in which a matching file may appear.
     pub dirs: BTreeSet<PathBuf>,
-    /// Directories that could not be read: what they hold is not known.
-    pub unreadable: Vec<PathBuf>,
     /// Whether there were more files than asked for.
     pub too_many: bool,
-}
-
-impl Found {
-    /// Whether nothing can be said about `path`.
-    pub fn hides(&self, path: &Path) -> bool {
-        self.unreadable.iter().any(|dir| path.starts_with(dir))
-    }
 }
 
 impl Pattern {
@@ -81,23 +72,20 @@ impl Pattern {
             || path.file_name().is_some_and(|name| self.exclude.is_match(Path::new(name)))
     }
 
-    /// Walks the tree until `files_max` files are found.
+    /// Walks the tree until `files_max` files are found. What cannot be read is left out.
     pub fn scan(&self, files_max: usize) -> Found {
         let mut found = Found::default();
         let Some(glob) = &self.glob else {
-            self.look(&mut found);
+            let path = PathBuf::from(&self.text);
+            found.dirs.extend(path.parent().and_then(nearest_dir));
+            if !self.excluded(&path) && path.exists() {
+                found.files.push(path);
+            }
             return found;
         };
         found.dirs.extend(nearest_dir(&glob.base));
         let walk = WalkDir::new(&glob.base).follow_links(true).max_depth(glob.depth.unwrap_or(usize::MAX));
-        for item in walk {
-            let item = match item {
-                Ok(item) => item,
-                Err(error) => {
-                    found.failed(error.path().unwrap_or(&glob.base), error.io_error());
-                    continue;
-                }
-            };
+        for item in walk.into_iter().filter_map(Result::ok) {
             if item.file_type().is_dir() {
                 if glob.depth.is_none_or(|depth| item.depth() < depth) {
                     found.dirs.insert(item.into_path());
@@ -112,29 +100,6 @@ impl Pattern {
         }
         found.files.sort();
         found
-    }
-
-    /// The one path there is.
-    fn look(&self, found: &mut Found) {
-        let path = PathBuf::from(&self.text);
-        found.dirs.extend(path.parent().and_then(nearest_dir));
-        if self.excluded(&path) {
-            return;
-        }
-        match path.try_exists() {
-            Ok(true) => found.files.push(path),
-            Ok(false) => {}
-            Err(error) => found.failed(&path, Some(&error)),
-        }
-    }
-}
-
-impl Found {
-    /// What is gone is not there; of anything else nothing is known.
-    fn failed(&mut self, path: &Path, error: Option<&std::io::Error>) {
-        if error.is_some_and(|error| !super::tail::is_gone(error)) {
-            self.unreadable.push(path.into());
-        }
     }
 }
 

@@ -230,16 +230,14 @@ impl Source {
             }
         }
         let present: HashSet<FileId> = named.iter().map(|(_, stat)| stat.id).collect();
-        let gone =
-            |tail: &Tail| tail.fate == Fate::Named && !present.contains(&tail.id) && !found.hides(&tail.path);
-        let (gone, moved): (Vec<&Tail>, Vec<&Tail>) = self
-            .tails
-            .values()
-            .filter(|tail| gone(tail) || matches!(tail.fate, Fate::Moved { .. }))
-            .partition(|tail| tail.fate == Fate::Named);
-        let (gone, moved) = (keys(&gone), keys(&moved));
-        gone.into_iter().for_each(|key| self.lost_its_name(key, now));
-        moved.into_iter().for_each(|key| self.look_after(key, now));
+        let nameless = |tail: &Tail| match tail.fate {
+            Fate::Named => !present.contains(&tail.id),
+            Fate::Moved { .. } => true,
+            Fate::Over => false,
+        };
+        for key in self.keys(nameless) {
+            self.has_no_name(key, now);
+        }
         self.forget_moved(now);
         found.dirs
     }
@@ -383,11 +381,12 @@ impl Source {
     }
 
     /// Renamed out of the pattern, or deleted.
-    fn lost_its_name(&mut self, key: u64, now: Instant) {
-        let Some(tail) = self.tails.get_mut(&key) else { return };
-        debug!(entry = %self.entry, path = %tail.path.display(), "a file lost its name; it is read to its end");
-        tail.fate = Fate::Moved { since: now, deleted: false };
-        self.awake.insert(key);
+    fn has_no_name(&mut self, key: u64, now: Instant) {
+        if let Some(tail) = self.tails.get_mut(&key).filter(|tail| tail.fate == Fate::Named) {
+            debug!(entry = %self.entry, path = %tail.path.display(), "a file lost its name; it is read to its end");
+            tail.fate = Fate::Moved { since: now, deleted: false };
+            self.awake.insert(key);
+        }
         self.look_after(key, now);
     }
 
@@ -537,15 +536,17 @@ impl Source {
 
     /// Renamed files that nobody writes to any more.
     fn forget_moved(&mut self, now: Instant) {
-        let forgotten = |tail: &&Tail| {
-            matches!(tail.fate, Fate::Moved { .. })
-                && tail.is_finished()
-                && tail.quiet_for(now) > FORGOTTEN_AFTER
+        let forgotten = |tail: &Tail| {
+            let moved = matches!(tail.fate, Fate::Moved { .. });
+            moved && tail.is_finished() && tail.quiet_for(now) > FORGOTTEN_AFTER
         };
-        let forgotten: Vec<&Tail> = self.tails.values().filter(forgotten).collect();
-        for key in keys(&forgotten) {
+        for key in self.keys(forgotten) {
             self.give_up(key, "deleted", 0);
         }
+    }
+
+    fn keys(&self, which: impl Fn(&Tail) -> bool) -> Vec<u64> {
+        self.tails.values().filter(|tail| which(tail)).map(|tail| tail.incarnation).collect()
     }
 
     /// Drops a file that is over and of which nothing is under way any more.
@@ -816,10 +817,6 @@ impl Source {
     pub fn troubles(&self) -> &BTreeMap<PathBuf, String> {
         &self.troubles
     }
-}
-
-fn keys(tails: &[&Tail]) -> Vec<u64> {
-    tails.iter().map(|tail| tail.incarnation).collect()
 }
 
 fn remove_if<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u64>, name: &K, key: u64) {
