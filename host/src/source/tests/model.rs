@@ -69,8 +69,10 @@ struct Line {
     /// No longer to be had when it was not yet read.
     excused: bool,
     read: bool,
-    /// Chunks it was read with and that are under way.
+    /// The chunk that it was last read with came back.
     finished: bool,
+    /// One that it was read with did, whenever that was.
+    acked: bool,
     /// It may be read again: it was under way when the agent was killed.
     again: bool,
 }
@@ -258,7 +260,7 @@ impl Model {
             }
         }
         let line = &mut self.contents[content].lines[number];
-        (line.read, line.again) = (true, false);
+        (line.read, line.again, line.finished) = (true, false, false);
         self.chunks.entry(read.chunk).or_default().push((content, number));
     }
 
@@ -269,7 +271,8 @@ impl Model {
         let (incarnation, id) = self.place.under_way.remove(at % self.place.under_way.len());
         self.place.source.finished(incarnation, id);
         for (content, number) in self.chunks.remove(&id).unwrap_or_default() {
-            self.contents[content].lines[number].finished = true;
+            let line = &mut self.contents[content].lines[number];
+            (line.finished, line.acked) = (true, true);
         }
     }
 
@@ -282,8 +285,9 @@ impl Model {
             for line in &mut content.lines {
                 whole &= line.finished;
                 line.again = line.read && !whole;
-                line.excused |= content.gone && !line.finished;
-                line.read &= line.finished;
+                line.excused |= content.gone && !line.acked;
+                line.read &= line.acked;
+                line.finished &= whole;
             }
         }
     }
@@ -301,7 +305,7 @@ impl Model {
         }
         for (n, content) in self.contents.iter().enumerate() {
             for (number, line) in content.lines.iter().enumerate() {
-                assert!(line.finished || line.excused, "line {number} of {n} is missing");
+                assert!(line.acked || line.excused, "line {number} of {n} is missing");
             }
         }
         self.restart();
