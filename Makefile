@@ -7,7 +7,8 @@
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
 # Examples and misbehaving guests: each folder is a package.
-GUESTS := $(notdir $(wildcard examples/*)) $(addprefix guest_,$(notdir $(wildcard tests/guests/*)))
+GUESTS := $(patsubst examples/%/Cargo.toml,%,$(wildcard examples/*/Cargo.toml)) conformance_rust \
+	$(addprefix guest_,$(notdir $(wildcard tests/guests/*)))
 
 help: ## This
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16

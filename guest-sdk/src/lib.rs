@@ -18,15 +18,18 @@
 //! One that needs configuration or state implements [`Filter`]:
 //!
 //! ```
-//! use weir_guest::{Context, Filter, Output, Verdict};
+//! use weir_guest::{Context, Filter, Output, Result, Verdict};
 //!
 //! /// Keeps one line of every `n`.
 //! struct Sample { n: u64, seen: u64 }
 //!
 //! impl Filter for Sample {
-//!     fn init(_ctx: &Context, config: &[u8]) -> Result<Self, String> {
-//!         let n = std::str::from_utf8(config).ok().and_then(|text| text.parse().ok());
-//!         Ok(Self { n: n.filter(|n| *n > 0).ok_or("config: a number above 0")?, seen: 0 })
+//!     fn init(_ctx: &Context, config: &[u8]) -> Result<Self> {
+//!         let n = std::str::from_utf8(config)?.parse()?;
+//!         if n == 0 {
+//!             return Err("config: a number above 0".into());
+//!         }
+//!         Ok(Self { n, seen: 0 })
 //!     }
 //!
 //!     fn line(&mut self, _line: &[u8], _out: &mut Output) -> Verdict<'_> {
@@ -46,28 +49,102 @@
 //! A crate of type `["cdylib", "rlib"]` with either becomes a module by `weir module build`, or by
 //! a plain `cargo build --target wasm32-unknown-unknown`.
 //!
+//! # What filters do, and what helps
+//!
+//! | to | take |
+//! |---|---|
+//! | read the configuration | [`config`] (feature `json`), by serde |
+//! | read and change fields of JSON | [`json`] (feature `json`) |
+//! | read `key=value` | [`logfmt`] |
+//! | find a substring | [`memchr::memmem::Finder`], which uses `simd128` |
+//! | keep a share | [`Sample`], by a hash that is the same on every host |
+//! | keep so many a second | [`RateLimit`], by the time of the batch |
+//! | shorten | [`truncate`], which cuts between characters |
+//! | fail on a line | a function that returns `Result<Verdict, E>`, or `Verdict::from(result)` |
+//! | look at all lines at once | [`Filter::begin`] |
+//! | say something | [`log`], [`count`] |
+//! | test | [`testing::run`], in plain `cargo test` |
+//!
+//! A `#[filter]` function may also return a `bool` (keep it?) or a `Result`:
+//!
+//! ```
+//! use std::num::ParseIntError;
+//! use weir_guest::{Verdict, logfmt};
+//!
+//! /// Drops what took less than 100 ms; a line whose `ms` is no number is set aside.
+//! #[weir_guest::filter]
+//! fn slow_ones(line: &[u8]) -> Result<Verdict<'_>, ParseIntError> {
+//!     let Some(ms) = logfmt::get(line, b"ms") else { return Ok(Verdict::Keep) };
+//!     let ms: u64 = String::from_utf8_lossy(&ms).parse()?;
+//!     Ok(if ms < 100 { Verdict::Drop } else { Verdict::Keep })
+//! }
+//!
+//! assert_eq!(slow_ones(b"GET / ms=7"), Ok(Verdict::Drop));
+//! assert!(slow_ones(b"GET / ms=-").is_err());
+//! ```
+//!
 //! # What to know
 //!
 //! - A filter has no files, no network, no clock and no environment. It can [`log`] and [`count`].
 //! - Lines are bytes; they need not be UTF-8.
-//! - A kept or dropped line costs no allocation and no copy.
+//! - A kept or dropped line costs no allocation and no copy. Parts of the line, written to the
+//!   [`Output`], cost one copy.
 //! - A filter that panics loses its state; the host logs the message, starts a new instance, and
 //!   lines may be seen again. So a filter must not hold lines back.
+//!
+//! # Small and fast modules
+//!
+//! A module is fetched once by every agent, so size matters little; what runs for every line does.
+//! All the same, the smallest filter has some 19 kB, serde and JSON add about 60 kB.
+//!
+//! **Regular expressions.** `memchr::memmem` finds a fixed text many times faster than any regular
+//! expression finds it; look for the fixed part first, and run the expression on lines that have
+//! it. Take `regex::bytes` (lines need not be UTF-8; `regex-lite` has no `bytes`) without its
+//! Unicode tables, which are most of what it weighs, and build expressions in `init`, never for a
+//! line:
+//!
+//! ```toml
+//! regex = { version = "1", default-features = false, features = ["std", "perf-dfa", "perf-inline", "perf-literal"] }
+//! ```
+//!
+//! Without Unicode, `\d`, `\w` and `(?i)` mean ASCII, and each pattern needs
+//! `RegexBuilder::new(p).unicode(false)`. The example `redact` does so.
 
 #[doc(hidden)]
 #[rustfmt::skip]
 #[allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, rustdoc::broken_intra_doc_links, reason = "generated; see tests/bindings.rs")]
 pub mod bindings;
+#[cfg(feature = "json")]
+mod config;
 mod host;
+#[cfg(feature = "json")]
+pub mod json;
+pub mod logfmt;
 mod output;
+mod rate;
 #[doc(hidden)]
 pub mod runtime;
+mod sample;
 pub mod testing;
+mod truncate;
 
-pub use bindings::Context;
+pub use bindings::{Batch, Context};
+#[cfg(feature = "json")]
+pub use config::config;
 pub use host::{Level, count, log};
+/// Finds bytes and substrings; on wasm32 it uses `simd128`.
+pub use memchr;
 pub use output::{LINES_MAX, Output, Verdict};
+pub use rate::RateLimit;
+pub use sample::{Sample, hash};
+pub use truncate::truncate;
 pub use weir_guest_macros::filter;
+
+/// What `init` fails with: any error by `?`, or a text by `.into()`.
+pub type Error = Box<dyn std::error::Error>;
+
+/// Short for `Result<T, weir_guest::Error>`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A line filter with configuration or state.
 ///
@@ -76,7 +153,11 @@ pub use weir_guest_macros::filter;
 pub trait Filter: Sized {
     /// Called once, before any line. `config` is the JSON value that stands in the collect list,
     /// or empty. An error keeps the module from being used, and is shown to whoever asked for it.
-    fn init(ctx: &Context, config: &[u8]) -> Result<Self, String>;
+    fn init(ctx: &Context, config: &[u8]) -> Result<Self>;
+
+    /// Called with each batch before any of its lines: here is a place for what is looked at once
+    /// and not for each line. All lines of a batch are of one file and were read at one time.
+    fn begin(&mut self, _batch: &Batch) {}
 
     /// Called for every line, without its newline. Several lines, or one that is built piece by
     /// piece, are written to `out`; then the verdict is [`Verdict::Written`].
@@ -98,11 +179,16 @@ macro_rules! export {
             struct Component;
 
             impl $crate::bindings::Guest for Component {
-                fn init(ctx: $crate::bindings::Context, config: Vec<u8>) -> Result<(), String> {
+                fn init(
+                    ctx: $crate::bindings::Context,
+                    config: Vec<u8>,
+                ) -> ::std::result::Result<(), String> {
                     FILTER.init(&ctx, &config)
                 }
 
-                fn process(batch: $crate::bindings::Batch) -> Result<$crate::bindings::Output, String> {
+                fn process(
+                    batch: $crate::bindings::Batch,
+                ) -> ::std::result::Result<$crate::bindings::Output, String> {
                     FILTER.process(batch)
                 }
             }
@@ -110,8 +196,15 @@ macro_rules! export {
     $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
 
-        // Elsewhere there is no host to export to; that it is a filter is still checked.
+        // Elsewhere there is no host to export to; it runs as in a test.
         #[cfg(not(target_arch = "wasm32"))]
-        const _: fn(&$crate::Context, &[u8]) -> Result<$filter, String> = <$filter as $crate::Filter>::init;
+        #[allow(dead_code, unreachable_pub)]
+        #[doc(hidden)]
+        pub fn run_natively(
+            config: &[u8],
+            lines: &[Vec<u8>],
+        ) -> ::std::result::Result<$crate::testing::Run, String> {
+            $crate::testing::run::<$filter>(config, lines)
+        }
     };
 }

@@ -1,7 +1,9 @@
 //! What a filter says about a line.
 
 use std::borrow::Cow;
-use std::io;
+use std::{fmt, io};
+
+use crate::{Level, log};
 
 /// The most lines that can stand for one.
 pub const LINES_MAX: usize = 253;
@@ -32,6 +34,24 @@ impl<'a> Verdict<'a> {
     /// ```
     pub fn replace(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
         Self::Replace(bytes.into())
+    }
+}
+
+/// A line on which a filter fails is set aside, and the error is logged. It stays on the host; let
+/// it name the fault, not the line's content.
+impl<'a, E: fmt::Display> From<Result<Verdict<'a>, E>> for Verdict<'a> {
+    fn from(result: Result<Verdict<'a>, E>) -> Self {
+        result.unwrap_or_else(|error| {
+            log(Level::Warn, &error.to_string());
+            Self::SetAside
+        })
+    }
+}
+
+/// Whether to keep it.
+impl From<bool> for Verdict<'_> {
+    fn from(keep: bool) -> Self {
+        if keep { Self::Keep } else { Self::Drop }
     }
 }
 

@@ -31,7 +31,7 @@ impl<F: Filter> Slot<F> {
     pub fn init(&self, ctx: &Context, config: &[u8]) -> Result<(), String> {
         #[cfg(target_arch = "wasm32")]
         std::panic::set_hook(Box::new(say_panic));
-        self.0.set(Some(F::init(ctx, config)?));
+        self.0.set(Some(F::init(ctx, config).map_err(|error| error.to_string())?));
         Ok(())
     }
 
@@ -59,6 +59,7 @@ fn say_panic(info: &std::panic::PanicHookInfo<'_>) {
 
 /// Asks `filter` about every line of `batch`.
 pub fn process<F: Filter>(filter: &mut F, batch: Batch) -> WireOutput {
+    filter.begin(&batch);
     let Batch { path, offset, unix_ms, bytes, starts, ends } = batch;
     let mut out = Output::new(path, unix_ms);
     let verdicts = starts.iter().zip(&ends).map(|(&start, &end)| {
@@ -102,13 +103,13 @@ fn written(out: &mut Output) -> u8 {
 #[cfg(test)]
 mod tests {
     use crate::testing::{Fate, run};
-    use crate::{Context, Filter, Output, Verdict};
+    use crate::{Context, Filter, Output, Result, Verdict};
     use std::io::Write as _;
 
     struct Talk;
 
     impl Filter for Talk {
-        fn init(_ctx: &Context, config: &[u8]) -> Result<Self, String> {
+        fn init(_ctx: &Context, config: &[u8]) -> Result<Self> {
             if config.is_empty() { Ok(Self) } else { Err("no config".into()) }
         }
 

@@ -9,7 +9,7 @@
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use serde::Deserialize;
-use weir_guest::{Context, Filter, Output, Verdict};
+use weir_guest::{Context, Filter, Output, Result, Verdict};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,9 +35,8 @@ struct Redact {
 weir_guest::export!(Redact);
 
 impl Filter for Redact {
-    fn init(_ctx: &Context, config: &[u8]) -> Result<Self, String> {
-        let Config { fields, patterns, with } =
-            serde_json::from_slice(config).map_err(|error| format!("config: {error}"))?;
+    fn init(_ctx: &Context, config: &[u8]) -> Result<Self> {
+        let Config { fields, patterns, with } = weir_guest::config(config)?;
         if fields.is_empty() && patterns.is_empty() {
             return Err("config: `fields` or `patterns` must say what to redact".into());
         }
@@ -75,7 +74,7 @@ fn blank_field(found: &Captures<'_>, with: &[u8]) -> Vec<u8> {
     [key, quote, with, quote].concat()
 }
 
-fn field_regex(fields: &[String]) -> Result<Option<Regex>, String> {
+fn field_regex(fields: &[String]) -> Result<Option<Regex>> {
     if fields.is_empty() {
         return Ok(None);
     }
@@ -84,14 +83,14 @@ fn field_regex(fields: &[String]) -> Result<Option<Regex>, String> {
     compile(&format!(r#"(?i)\b((?:{names})"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|[^\s"',;&}}\]]+)"#)).map(Some)
 }
 
-fn any_of(patterns: &[String]) -> Result<Option<Regex>, String> {
+fn any_of(patterns: &[String]) -> Result<Option<Regex>> {
     let each: Vec<_> = patterns.iter().map(|pattern| format!("(?:{pattern})")).collect();
     if each.is_empty() { Ok(None) } else { compile(&each.join("|")).map(Some) }
 }
 
-fn compile(pattern: &str) -> Result<Regex, String> {
+fn compile(pattern: &str) -> Result<Regex> {
     let regex = RegexBuilder::new(pattern).unicode(false).build();
-    regex.map_err(|error| format!("config: pattern {pattern:?}: {error}"))
+    regex.map_err(|error| format!("config: pattern {pattern:?}: {error}").into())
 }
 
 #[cfg(test)]
@@ -138,7 +137,7 @@ mod tests {
     #[test]
     fn a_bad_config_says_what_is_wrong() {
         let error = |config| run::<Redact>(config, [""; 0]).unwrap_err();
-        assert!(error("").contains("EOF"), "{}", error(""));
+        assert!(error("").contains("`fields` or `patterns`"), "{}", error(""));
         assert!(error("{}").contains("`fields` or `patterns`"));
         assert!(error(r#"{"patterns":["("]}"#).contains("unclosed group"));
         assert!(error(r#"{"field":[]}"#).contains("unknown field `field`"));

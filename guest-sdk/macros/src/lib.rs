@@ -5,12 +5,14 @@ use quote::quote_spanned;
 use syn::spanned::Spanned as _;
 use syn::{Error, ItemFn, ReturnType, Signature, parse_macro_input};
 
-const FORM: &str = "a filter is `fn name(line: &[u8]) -> Verdict<'_>`; for state or configuration, \
+const FORM: &str = "a filter is `fn name(line: &[u8]) -> Verdict<'_>`, or a Result of it, or a bool; for state or configuration, \
                     implement `weir_guest::Filter`";
 
 /// Makes a function `fn(line: &[u8]) -> Verdict<'_>` the module's filter. Once a crate.
 ///
-/// The function stays what it is, so a test can call it. A filter with state or configuration
+/// The function stays what it is, so a test can call it. It may return whatever is
+/// `Into<Verdict<'_>>`: a `Result<Verdict<'_>, E>` sets a line aside when it fails, a `bool` says
+/// whether to keep it. A filter with state or configuration
 /// implements the trait `Filter` instead.
 #[proc_macro_attribute]
 pub fn filter(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -26,21 +28,24 @@ pub fn filter(args: TokenStream, item: TokenStream) -> TokenStream {
         #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
         #function
 
-        const _: () = {
-            struct Function;
+        #[doc(hidden)]
+        struct TheFilter;
 
-            impl ::weir_guest::Filter for Function {
-                fn init(_: &::weir_guest::Context, _: &[u8]) -> ::std::result::Result<Self, ::std::string::String> {
-                    ::std::result::Result::Ok(Self)
-                }
-
-                fn line<'a>(&'a mut self, line: &'a [u8], _: &mut ::weir_guest::Output) -> ::weir_guest::Verdict<'a> {
-                    #name(line)
-                }
+        impl ::weir_guest::Filter for TheFilter {
+            fn init(_: &::weir_guest::Context, _: &[u8]) -> ::weir_guest::Result<Self> {
+                ::std::result::Result::Ok(Self)
             }
 
-            ::weir_guest::export!(Function);
-        };
+            fn line<'a>(
+                &'a mut self,
+                line: &'a [u8],
+                _: &mut ::weir_guest::Output,
+            ) -> ::weir_guest::Verdict<'a> {
+                ::std::convert::Into::into(#name(line))
+            }
+        }
+
+        ::weir_guest::export!(TheFilter);
     }
     .into()
 }

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use crate::model::{EntryName, Topic};
 
+#[cfg(test)]
+mod agree;
 mod bindings;
 mod cache;
 mod check;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::model::{Digest, FILTER_MEMORY, FILTER_TIMEOUT};
 
-const GUESTS: [&str; 5] = ["drop_debug", "redact", "json_fields", "guest_misbehave", "guest_stamp"];
+const GUESTS: [&str; 6] =
+    ["drop_debug", "redact", "json_fields", "conformance_rust", "guest_misbehave", "guest_stamp"];
 
 /// The core module of a guest; all are built once.
 pub(crate) fn guest(name: &str) -> &'static [u8] {
@@ -42,14 +43,14 @@ fn build_guests() -> BTreeMap<String, Vec<u8>> {
 }
 
 /// An engine with a cache of its own, compiling in process.
-struct Bench {
+pub(super) struct Bench {
     engine: Arc<Engine>,
     cache: ModuleCache,
     _dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_memory(1 << 30)
     }
 
@@ -63,7 +64,7 @@ impl Bench {
         self.engine.load(&self.cache, &self.cache.put(wasm)?)
     }
 
-    fn filter(&self, guest_name: &str, config: &str) -> Filter {
+    pub(super) fn filter(&self, guest_name: &str, config: &str) -> Filter {
         self.load(guest(guest_name)).unwrap().prepare(context(config)).unwrap()
     }
 }
@@ -80,14 +81,14 @@ fn context(config: &str) -> FilterContext {
 }
 
 /// Lines as they stand in a file.
-struct Lines {
+pub(super) struct Lines {
     bytes: Vec<u8>,
     starts: Vec<u32>,
     ends: Vec<u32>,
 }
 
 impl Lines {
-    fn new(lines: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+    pub(super) fn new(lines: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         let mut all = Self { bytes: Vec::new(), starts: Vec::new(), ends: Vec::new() };
         for line in lines {
             all.starts.push(all.bytes.len() as u32);
@@ -103,7 +104,7 @@ impl Lines {
         Self::new((0..n).map(|i| if bad.contains(&i) { format!("bad {i}") } else { format!("good {i}") }))
     }
 
-    fn batch(&self) -> Batch<'_> {
+    pub(super) fn batch(&self) -> Batch<'_> {
         let Self { bytes, starts, ends } = self;
         Batch { path: "/log", offset: 0, unix_ms: 0, bytes, starts, ends }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_guest::{Context, Filter, Output, Verdict, count};
+use weir_guest::{Context, Filter, Output, Result, Verdict, count};
 
 struct Repeats {
     /// How many equal lines may follow one another.
@@ -17,7 +17,7 @@ struct Repeats {
 weir_guest::export!(Repeats);
 
 impl Filter for Repeats {
-    fn init(_ctx: &Context, config: &[u8]) -> Result<Self, String> {
+    fn init(_ctx: &Context, config: &[u8]) -> Result<Self> {
         let most = match config {
             [] => 1,
             config => std::str::from_utf8(config)

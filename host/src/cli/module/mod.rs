@@ -20,6 +20,7 @@ use crate::model::{Digest, ModuleRef};
 
 pub mod bench;
 pub mod build;
+mod cases;
 pub mod inspect;
 pub mod new;
 pub mod pull;

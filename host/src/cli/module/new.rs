@@ -14,13 +14,19 @@ use anyhow::{Context as _, ensure};
 use toml::{Table, Value};
 
 /// The sources of the SDK, but for its manifests.
-const SDK: [(&str, &str); 8] = [
+const SDK: [(&str, &str); 14] = [
     ("src/bindings.rs", include_str!("../../../../guest-sdk/src/bindings.rs")),
+    ("src/config.rs", include_str!("../../../../guest-sdk/src/config.rs")),
     ("src/host.rs", include_str!("../../../../guest-sdk/src/host.rs")),
+    ("src/json.rs", include_str!("../../../../guest-sdk/src/json.rs")),
     ("src/lib.rs", include_str!("../../../../guest-sdk/src/lib.rs")),
+    ("src/logfmt.rs", include_str!("../../../../guest-sdk/src/logfmt.rs")),
     ("src/output.rs", include_str!("../../../../guest-sdk/src/output.rs")),
+    ("src/rate.rs", include_str!("../../../../guest-sdk/src/rate.rs")),
     ("src/runtime.rs", include_str!("../../../../guest-sdk/src/runtime.rs")),
+    ("src/sample.rs", include_str!("../../../../guest-sdk/src/sample.rs")),
     ("src/testing.rs", include_str!("../../../../guest-sdk/src/testing.rs")),
+    ("src/truncate.rs", include_str!("../../../../guest-sdk/src/truncate.rs")),
     ("wit/filter.wit", include_str!("../../../../guest-sdk/wit/filter.wit")),
     ("macros/src/lib.rs", include_str!("../../../../guest-sdk/macros/src/lib.rs")),
 ];
@@ -35,9 +41,10 @@ const WORKSPACE: &str = include_str!("../../../../Cargo.toml");
 const SDK_DIR: &str = "guest-sdk/";
 
 /// Names that cargo, rustc or the filter's own dependencies have taken.
-const TAKEN: [&str; 10] = [
+const TAKEN: [&str; 11] = [
     "alloc",
     "core",
+    "memchr",
     "proc-macro",
     "serde",
     "serde-json",
@@ -171,11 +178,10 @@ impl Template {
     }
 
     fn manifest(self, name: &str) -> String {
-        let more = match self {
-            Self::Function | Self::Stateful => "",
+        let (more, features) = match self {
+            Self::Function | Self::Stateful => ("", ""),
             Self::Json => {
-                "serde = { version = \"1\", features = [\"derive\"] }\n\
-                 serde_json = { version = \"1\", features = [\"raw_value\"] }\n"
+                ("serde = { version = \"1\", features = [\"derive\"] }\n", ", features = [\"json\"]")
             }
         };
         format!(
@@ -190,7 +196,7 @@ impl Template {
              crate-type = [\"cdylib\", \"rlib\"]\n\
              \n\
              [dependencies]\n\
-             {more}weir-guest = {{ path = \"weir-guest\" }}\n\
+             {more}weir-guest = {{ path = \"weir-guest\"{features} }}\n\
              \n\
              # Its own, wherever the directory stands.\n\
              [workspace]\n"
@@ -231,13 +237,28 @@ fn alone(manifest: &str, workspace: &Table) -> anyhow::Result<String> {
             continue;
         };
         for (key, value) in here.iter_mut().filter(|(_, value)| value.get("workspace").is_some()) {
-            *value = there.get(key).with_context(|| format!("{key} is not in the workspace"))?.clone();
-            if let Some(Value::String(path)) = value.get_mut("path") {
-                *path = path.trim_start_matches(SDK_DIR).to_owned();
-            }
+            let whole = there.get(key).with_context(|| format!("{key} is not in the workspace"))?;
+            *value = inherited(whole, value.get("optional"));
         }
     }
     Ok(toml::to_string(&manifest)?)
+}
+
+/// What the workspace says of a key, and what the manifest adds to it.
+fn inherited(whole: &Value, optional: Option<&Value>) -> Value {
+    let mut value = whole.clone();
+    if let Some(Value::String(path)) = value.get_mut("path") {
+        *path = path.trim_start_matches(SDK_DIR).to_owned();
+    }
+    if let Some(optional) = optional {
+        if let Value::String(_) = value {
+            value = Table::from_iter([("version".to_owned(), value)]).into();
+        }
+        if let Value::Table(table) = &mut value {
+            table.insert("optional".into(), optional.clone());
+        }
+    }
+    value
 }
 
 #[cfg(test)]
@@ -270,7 +291,11 @@ mod tests {
                 );
             }
         }
-        let macros: Table = files("x", Template::Json).unwrap().pop().unwrap().1.parse().unwrap();
+        let files = files("x", Template::Json).unwrap();
+        let manifest = |path: &str| files.iter().find(|(known, _)| known == path).unwrap().1.parse::<Table>();
+        let sdk = manifest("weir-guest/Cargo.toml").unwrap();
+        assert_eq!(sdk["dependencies"]["serde"]["optional"].as_bool(), Some(true));
+        let macros = manifest("weir-guest/macros/Cargo.toml").unwrap();
         assert_eq!(macros["package"]["edition"].as_str(), Some("2024"));
     }
 

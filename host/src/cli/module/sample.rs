@@ -3,12 +3,13 @@
 //! In: paths, a config. Out: a live filter with the limits of the agent, the batches of a file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::value::RawValue;
 
 use crate::filter::inspect::inspect;
-use crate::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, ModuleCache};
+use crate::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, Module, ModuleCache};
 use crate::model::{EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LINE_BYTES_MAX, LongLine, Topic};
 use crate::pipeline::{CHUNK_LINES, READ_BYTES};
 use crate::source::lines::{Lines, Rules};
@@ -30,33 +31,40 @@ pub(super) struct Tried {
 impl Tried {
     /// The module at work, compiled and limited as the agent would.
     pub(super) fn filter(&self, compiler: Compiler) -> anyhow::Result<Filter> {
-        let context = self.context()?;
-        let file = self.wasm.display();
-        let bytes = std::fs::read(&self.wasm).with_context(|| format!("cannot read {file}"))?;
-        // What is no filter is said here, in fewer words than the compiler's.
-        inspect(&bytes).with_context(|| format!("{file} cannot be a filter"))?;
-        let dir = tempfile::tempdir().context("make a directory for compiled code")?;
-        let cache = ModuleCache::open(dir.path())?;
-        let digest = cache.put(&bytes)?;
-        let engine = Engine::with_compiler(EngineLimits { memory: FILTER_MEMORY }, compiler)?;
-        let module = engine.load(&cache, &digest).with_context(|| format!("{file} cannot be used"))?;
-        module.prepare(context).with_context(|| format!("{file} does not start with this config"))
-    }
-
-    fn context(&self) -> anyhow::Result<FilterContext> {
         let config = match self.with_config.as_deref().map(serde_json::from_str::<&RawValue>) {
             None => Vec::new(),
             Some(config) => config.context("--with-config is no JSON")?.get().as_bytes().to_vec(),
         };
-        Ok(FilterContext {
-            entry: EntryName("test".into()),
-            topic: Topic::parse("test").map_err(anyhow::Error::msg)?,
-            host: "localhost".into(),
-            config,
-            timeout: FILTER_TIMEOUT,
-            memory: FILTER_MEMORY,
-        })
+        let context = context(config)?;
+        let module = load(&self.wasm, compiler)?;
+        let does_not_start = || format!("{} does not start with this config", self.wasm.display());
+        module.prepare(context).with_context(does_not_start)
     }
+}
+
+/// The module in a file, compiled as the agent would.
+pub(super) fn load(wasm: &Path, compiler: Compiler) -> anyhow::Result<Arc<Module>> {
+    let file = wasm.display();
+    let bytes = std::fs::read(wasm).with_context(|| format!("cannot read {file}"))?;
+    // What is no filter is said here, in fewer words than the compiler's.
+    inspect(&bytes).with_context(|| format!("{file} cannot be a filter"))?;
+    let dir = tempfile::tempdir().context("make a directory for compiled code")?;
+    let cache = ModuleCache::open(dir.path())?;
+    let digest = cache.put(&bytes)?;
+    let engine = Engine::with_compiler(EngineLimits { memory: FILTER_MEMORY }, compiler)?;
+    engine.load(&cache, &digest).with_context(|| format!("{file} cannot be used"))
+}
+
+/// What a module that is tried is told, with the limits that an entry has which says nothing.
+pub(super) fn context(config: Vec<u8>) -> anyhow::Result<FilterContext> {
+    Ok(FilterContext {
+        entry: EntryName("test".into()),
+        topic: Topic::parse("test").map_err(anyhow::Error::msg)?,
+        host: "localhost".into(),
+        config,
+        timeout: FILTER_TIMEOUT,
+        memory: FILTER_MEMORY,
+    })
 }
 
 /// The lines of a file.

@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use similar::TextDiff;
 
-use super::sample::{Sample, Tried};
+use super::cases;
+use super::sample::{Sample, Tried, load};
 use crate::cli::{Common, visible};
 use crate::filter::{Batch, Compiler, Filter, Outcome};
 use crate::telemetry;
@@ -27,6 +28,7 @@ Examples:
   weir module test target/weir/redact.wasm app.log --with-config '{\"fields\": [\"password\"]}'
   weir module test target/weir/quiet.wasm sample.log > sample.expected
   weir module test target/weir/quiet.wasm sample.log --expect sample.expected
+  weir module test filter.wasm --cases conformance/cases.json
 
     a line that is kept
   - a line that is dropped
@@ -44,15 +46,22 @@ pub struct TestArgs {
     #[command(flatten)]
     tried: Tried,
     /// Logs
-    #[arg(required = true)]
+    #[arg(required_unless_present = "cases")]
     file: Vec<PathBuf>,
     /// What the output should be; nothing but the difference is shown
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
+    /// Cases with their configurations and what is expected, as in weir's conformance kit
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "expect", "with_config"])]
+    cases: Option<PathBuf>,
 }
 
 /// Runs it.
 pub fn run(common: &Common, args: &TestArgs) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.cases {
+        let module = load(&args.tried.wasm, Compiler::this_program())?;
+        return cases::run(&module, file);
+    }
     telemetry::init_for_modules(common.log_format);
     let filter = args.tried.filter(Compiler::this_program())?;
     let Some(expect) = &args.expect else {
@@ -228,7 +237,7 @@ impl<W: Write> Show<W> {
 }
 
 /// The replacement lines of a batch, one after the other.
-fn replacements(outcome: &Outcome) -> impl Iterator<Item = &[u8]> {
+pub(super) fn replacements(outcome: &Outcome) -> impl Iterator<Item = &[u8]> {
     let mut start = 0;
     outcome.ends.iter().map(move |end| {
         let end = *end as usize;

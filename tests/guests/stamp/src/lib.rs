@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use weir_guest::{Context, Filter, Output, Verdict};
+use weir_guest::{Context, Filter, Output, Result, Verdict};
 
 /// Stands in the module's data; what follows the colon is the version.
 static VERSION: [u8; 32] = *b"weir-stamp-version:0000000000000";
@@ -20,7 +20,7 @@ pub struct Stamp {
 weir_guest::export!(Stamp);
 
 impl Filter for Stamp {
-    fn init(_ctx: &Context, config: &[u8]) -> Result<Self, String> {
+    fn init(_ctx: &Context, config: &[u8]) -> Result<Self> {
         let version = match config {
             [] | b"null" => baked_version(),
             [b'"', version @ .., b'"'] => version.to_vec(),
