@@ -1,4 +1,8 @@
 //! The state directory: one agent a directory, readable by nobody else.
+//!
+//! One that was used and can no longer be written (a disk that went read-only or is full) is used as
+//! it is: the lock needs a file, not a write. One that never was used must be writable, since the
+//! user who set it up is looking.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -12,6 +16,13 @@ use rustix::fs::{FlockOperation, flock};
 pub struct StateDir {
     path: PathBuf,
     _lock: File,
+}
+
+/// Whether the disk and not the user's settings is at fault: it went read-only, is full, or fails.
+pub fn is_disk_failure(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let failing = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    failing || matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 /// Why the state directory cannot be used.
@@ -50,14 +61,21 @@ impl StateDir {
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(lock_path).map_err(unwritable)?;
+        let mut lock = match options.open(&lock_path) {
+            Err(error) if is_disk_failure(&error) => File::open(&lock_path).map_err(|_| unwritable(error))?,
+            opened => opened.map_err(unwritable)?,
+        };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             lock.read_to_string(&mut holder).map_err(unwritable)?;
             return Err(StateError::InUse { path: path.into(), holder: holder.trim().into() });
         }
-        lock.set_len(0).and_then(|()| lock.rewind()).map_err(unwritable)?;
-        writeln!(lock, "{name} (process {})", std::process::id()).map_err(unwritable)?;
+        let said = lock.set_len(0).and_then(|()| lock.rewind());
+        let said = said.and_then(|()| writeln!(lock, "{name} (process {})", std::process::id()));
+        if let Err(error) = said {
+            // It is for people; the lock holds without it.
+            tracing::error!(state = %path.display(), %error, "the state directory cannot be written");
+        }
         Ok(Self { path: path.into(), _lock: lock })
     }
 

@@ -145,6 +145,26 @@ pub struct Figures {
     pub lost_bytes: BTreeMap<&'static str, u64>,
 }
 
+/// What the agent itself says at one moment, beside its entries.
+#[derive(Clone, Debug, Default)]
+pub struct AgentFigures {
+    /// Producers made anew, by cause: `fatal`, `orphans`.
+    pub producer_rebuilds: BTreeMap<&'static str, u64>,
+    /// What went wrong with the stored offsets, by kind.
+    pub state_errors: BTreeMap<&'static str, u64>,
+    /// What somebody should mend; shown with those of the list.
+    pub problems: Vec<Problem>,
+}
+
+/// Asks the rooms that know, whenever somebody looks.
+struct Ask(Box<dyn Fn() -> AgentFigures + Send + Sync>);
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ask")
+    }
+}
+
 /// What a pipeline says at one moment.
 #[derive(Clone, Debug)]
 pub struct EntryReport {
@@ -166,6 +186,7 @@ struct Inner {
     entries: BTreeMap<EntryName, Arc<Mutex<EntryReport>>>,
     refused: Vec<EntryStatus>,
     ready: bool,
+    figures: Option<Arc<Ask>>,
 }
 
 impl Board {
@@ -180,7 +201,19 @@ impl Board {
             entries: BTreeMap::new(),
             refused: Vec::new(),
             ready: false,
+            figures: None,
         })))
+    }
+
+    /// Says where the agent's own figures come from.
+    pub fn set_figures(&self, ask: impl Fn() -> AgentFigures + Send + Sync + 'static) {
+        self.lock().figures = Some(Arc::new(Ask(Box::new(ask))));
+    }
+
+    /// The agent's own figures at this moment.
+    pub fn figures(&self) -> AgentFigures {
+        let ask = self.lock().figures.clone();
+        ask.map(|ask| (ask.0)()).unwrap_or_default()
     }
 
     /// Where the pipeline of `name` writes; the report is kept as long as the agent runs or until
@@ -203,7 +236,8 @@ impl Board {
 
     /// The status at this moment.
     pub fn status(&self) -> Status {
-        let (agent, list, reports, refused) = self.parts();
+        let (agent, mut list, reports, refused) = self.parts();
+        list.problems.extend(self.figures().problems);
         let running = reports.into_iter().map(|report| report.status);
         Status { agent, list, entries: running.chain(refused).collect() }
     }

@@ -6,6 +6,7 @@
 //! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them.
 //! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
 //! - [`guests`]: filters, built once.
+//! - [`preload`]: a clock that jumps, a disk that fails, a power cut.
 //!
 //! Whatever is started here ends with the test process, however that ends ([`process`]), and
 //! works in a directory that goes with it ([`scratch`]). Nothing sleeps and hopes: [`wait`].
@@ -18,6 +19,7 @@ pub mod kafka;
 pub mod lines;
 pub mod metrics;
 pub mod ports;
+pub mod preload;
 pub mod process;
 pub mod scratch;
 pub mod topic;

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::status::{Board, EntryReport, FILTER_SECONDS_BUCKETS, Figures};
+use crate::status::{AgentFigures, Board, EntryReport, FILTER_SECONDS_BUCKETS, Figures};
 
 /// The media type of what [`Metrics::text`] returns.
 pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -23,6 +23,11 @@ const FILTER_ERRORS: [&str; 5] = ["deadline", "error", "memory", "output", "trap
 const MODULE_SWAPS: [&str; 3] = ["applied", "failed", "rolled-back"];
 /// The reasons of [`Figures::lost_bytes`].
 const LOST_BYTES: [&str; 3] = ["deleted", "held_limit", "truncated"];
+
+/// The causes of [`AgentFigures::producer_rebuilds`].
+const REBUILDS: [&str; 2] = ["fatal", "orphans"];
+/// The kinds of [`AgentFigures::state_errors`].
+const STATE_ERRORS: [&str; 5] = ["corrupt", "missing", "open", "read", "write"];
 
 /// A metric family.
 struct Metric {
@@ -46,13 +51,15 @@ enum Values {
     FilterSeconds,
     /// The module of each entry that has one running.
     Module,
+    /// A counter of the agent for each value of the label.
+    Agent(&'static str, fn(&AgentFigures) -> Vec<(&str, u64)>),
     /// Of the agent.
     Revision,
     /// Of the agent.
     Build,
 }
 
-use Values::{Build, Counter, Counters, FilterSeconds, Gauge, Module, Revision};
+use Values::{Agent, Build, Counter, Counters, FilterSeconds, Gauge, Module, Revision};
 
 /// All there are, in the order in which they are shown.
 const METRICS: &[Metric] = &[
@@ -159,6 +166,19 @@ const METRICS: &[Metric] = &[
         values: Counters("reason", |entry| from_zero(&LOST_BYTES, &entry.figures.lost_bytes)),
     },
     Metric {
+        name: "weir_producer_rebuilds_total",
+        help: "Kafka producers made anew, by cause: `fatal`, an error after which one can send nothing; \
+            `orphans`, closed entries left too much under way",
+        values: Agent("cause", |agent| from_zero(&REBUILDS, &agent.producer_rebuilds)),
+    },
+    Metric {
+        name: "weir_state_errors_total",
+        help: "What went wrong with the stored offsets, by kind: `corrupt`, damaged and moved aside; \
+            `missing`, gone from a used directory; `open`, not writable at the start; `read` and `write`, \
+            attempts that failed since",
+        values: Agent("kind", |agent| from_zero(&STATE_ERRORS, &agent.state_errors)),
+    },
+    Metric {
         name: "weir_list_revision",
         help: "Revision of the collect list that is applied; of a file, the number of its change",
         values: Revision,
@@ -202,11 +222,11 @@ struct Scrape(Board);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let revision = self.0.status().list.revision;
-        let reports = self.0.reports();
+        let (agent, reports) = (self.0.figures(), self.0.reports());
         for metric in METRICS {
             let (family, kind) = metric.family();
             let family = encoder.encode_descriptor(family, metric.help, None, kind)?;
-            metric.values.encode(&reports, revision, family)?;
+            metric.values.encode(&reports, &agent, revision, family)?;
         }
         Ok(())
     }
@@ -216,7 +236,7 @@ impl Metric {
     /// The name without the suffix that the encoder adds for the type, and the type.
     fn family(&self) -> (&'static str, MetricType) {
         let (suffix, kind) = match self.values {
-            Counter(_) | Counters(..) => ("_total", MetricType::Counter),
+            Counter(_) | Counters(..) | Agent(..) => ("_total", MetricType::Counter),
             Gauge(_) | Revision => ("", MetricType::Gauge),
             FilterSeconds => ("", MetricType::Histogram),
             Module | Build => ("_info", MetricType::Info),
@@ -226,8 +246,20 @@ impl Metric {
 }
 
 impl Values {
-    fn encode(&self, reports: &[EntryReport], revision: i64, mut family: MetricEncoder<'_>) -> fmt::Result {
+    fn encode(
+        &self,
+        reports: &[EntryReport],
+        agent: &AgentFigures,
+        revision: i64,
+        mut family: MetricEncoder<'_>,
+    ) -> fmt::Result {
         match self {
+            Agent(label, values) => {
+                return values(agent).iter().try_for_each(|(value, count)| {
+                    let labels = [(*label, *value)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)
+                });
+            }
             Revision => return family.encode_gauge(&revision),
             Build => return family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]),
             _ => {}
@@ -260,7 +292,7 @@ impl Values {
                 ]),
                 _ => Ok(()),
             },
-            FilterSeconds | Revision | Build => Ok(()),
+            FilterSeconds | Agent(..) | Revision | Build => Ok(()),
         }
     }
 }
@@ -508,6 +540,7 @@ pub(super) mod tests {
                 Counter(_) | Gauge(_) | FilterSeconds => vec!["entry"],
                 Counters(label, _) => vec!["entry", label],
                 Module => vec!["entry", "tag", "digest"],
+                Agent(label, _) => vec![label],
                 Revision => vec![],
                 Build => vec!["version"],
             }

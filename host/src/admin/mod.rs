@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::AdminSettings;
+use crate::state::is_disk_failure;
 use crate::status::Board;
 use bounded::Bounded;
 use socket::Socket;
@@ -84,7 +85,8 @@ pub enum AdminError {
 pub struct Admin {
     tcp: TcpListener,
     address: SocketAddr,
-    socket: Socket,
+    /// `None` where its directory is on a disk that fails.
+    socket: Option<Socket>,
     board: Board,
 }
 
@@ -94,7 +96,13 @@ impl Admin {
         let listen = |source| AdminError::Listen { address: settings.listen, source };
         let tcp = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = tcp.local_addr().map_err(listen)?;
-        let socket = Socket::bind(&settings.socket).await?;
+        let socket = match Socket::bind(&settings.socket).await {
+            Err(AdminError::Socket { path, source }) if is_disk_failure(&source) => {
+                tracing::error!(socket = %path.display(), error = %source, "no socket for local commands");
+                None
+            }
+            bound => Some(bound?),
+        };
         Ok(Self { tcp, address, socket, board })
     }
 
@@ -112,11 +120,15 @@ impl Admin {
             // The sender says nothing: it is dropped.
             let _ = stopped.changed().await;
         };
-        let (unix, _name) = socket.split();
         let network = axum::serve(Bounded::new(tcp, |_| true), http::network(&board, address))
             .with_graceful_shutdown(until_stopped(stopped.clone()));
-        let local = axum::serve(Bounded::new(unix, socket::is_own), http::local(&board))
-            .with_graceful_shutdown(until_stopped(stopped));
+        let local = async {
+            let Some(socket) = socket else { return Ok(()) };
+            let (unix, _name) = socket.split();
+            axum::serve(Bounded::new(unix, socket::is_own), http::local(&board))
+                .with_graceful_shutdown(until_stopped(stopped))
+                .await
+        };
         let end = async {
             stop.await;
             drop(stopping);

@@ -27,10 +27,10 @@ use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
 use crate::sink::{Sink, SinkError};
 use crate::source::HeldLimits;
-use crate::source::checkpoint::{CheckpointError, Checkpoints};
+use crate::source::checkpoint::Checkpoints;
 use crate::source::watch::Watcher;
 use crate::state::{StateDir, StateError};
-use crate::status::{Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus};
+use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus};
 
 mod filters;
 
@@ -66,9 +66,6 @@ pub enum AgentError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The stored offsets.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
     /// The quarantine.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
@@ -201,7 +198,7 @@ async fn prepare(
         (None, Checkpoints::none(), None)
     } else {
         let state = StateDir::open(&settings.state_dir, &settings.agent.name)?;
-        let checkpoints = Checkpoints::open(state.path())?;
+        let checkpoints = Checkpoints::open(state.path());
         let quarantine = Quarantine::open(&state.path().join("quarantine"), settings.limits.quarantine)?;
         (Some(state), checkpoints, Some(quarantine))
     };
@@ -216,10 +213,19 @@ async fn prepare(
     let engine = Engine::new(EngineLimits { memory: settings.limits.filter_memory })?;
     let policy = Arc::new(settings.policy.clone());
     let filters = Filters::new(engine, cache.clone(), policy.clone(), settings.agent.name.clone());
+    let checkpoints = Arc::new(checkpoints);
+    board.set_figures({
+        let (checkpoints, kafka) = (checkpoints.clone(), kafka.clone());
+        move || AgentFigures {
+            producer_rebuilds: kafka.as_ref().map(|kafka| kafka.rebuilds()).unwrap_or_default(),
+            state_errors: checkpoints.errors(),
+            problems: checkpoints.problem().into_iter().collect(),
+        }
+    });
     let shared = Shared {
         host: settings.agent.name.clone(),
         policy,
-        checkpoints: Arc::new(checkpoints),
+        checkpoints,
         quarantine,
         budget: Budget::new(settings.limits.memory),
         sink,

@@ -225,7 +225,7 @@ impl Rig {
         Self {
             slot: Arc::new(Mutex::new(EntryReport { status: blank(), figures: Figures::default() })),
             policy: Arc::new(Policy::unbounded()),
-            checkpoints: Arc::new(Checkpoints::open(state.path()).unwrap()),
+            checkpoints: Arc::new(Checkpoints::open(state.path())),
             quarantine: Quarantine::open(&state.path().join("quarantine"), 1 << 40).unwrap(),
             budget: Budget::new(16 * MIB),
             broker: Arc::new(Mutex::new(broker)),

@@ -7,9 +7,10 @@
 //!
 //! One database in `<state>/quarantine/`, open in one process only: commands ask the agent.
 
+use std::error::Error as _;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Digest, EntryName, Problem, Topic};
+use crate::state::is_disk_failure;
 use store::Store;
 
 mod store;
@@ -133,6 +135,18 @@ pub enum QuarantineError {
     },
 }
 
+impl QuarantineError {
+    fn is_disk_failure(&self) -> bool {
+        match self {
+            Self::Full { .. } => false,
+            Self::Directory { source, .. } => is_disk_failure(source),
+            Self::Store { source, .. } => {
+                matches!(&**source, redb::Error::Io(error) if is_disk_failure(error))
+            }
+        }
+    }
+}
+
 /// The lines set aside on this host. Its bytes on disk are bounded: see `store::cost`.
 #[derive(Debug)]
 pub struct Quarantine {
@@ -150,13 +164,18 @@ struct Inner {
 
 impl Quarantine {
     /// Opens the quarantine in `dir`, which is created if need be, with room for `limit` bytes. A
-    /// damaged one is moved aside and a new one begun: see [`Quarantine::problem`].
+    /// damaged one is moved aside and a new one begun: see [`Quarantine::problem`]. One on a disk that
+    /// fails is opened again with the next line that needs it.
     pub fn open(dir: &Path, limit: u64) -> Result<Arc<Self>, QuarantineError> {
-        private_directory(dir)
-            .map_err(|source| QuarantineError::Directory { path: dir.to_path_buf(), source })?;
         let inner = Mutex::new(Inner { store: None, problem: None });
         let quarantine = Self { path: dir.join(FILE), limit, inner };
-        quarantine.with("opening", |_| Ok(()))?;
+        match quarantine.with("opening", |_| Ok(())) {
+            Err(error) if error.is_disk_failure() => {
+                tracing::error!(error = %error, cause = error.source().map(ToString::to_string),
+                    "lines cannot be set aside; an entry that has one to set aside holds until that works");
+            }
+            opened => opened?,
+        }
         Ok(Arc::new(quarantine))
     }
 
@@ -210,6 +229,10 @@ impl Quarantine {
         };
         let mut inner = self.lock();
         if inner.store.is_none() {
+            if let Some(dir) = self.path.parent() {
+                private_directory(dir)
+                    .map_err(|source| QuarantineError::Directory { path: dir.into(), source })?;
+            }
             let (store, problem) = open_or_begin(&self.path).map_err(|source| fail("opening", source))?;
             inner.store = Some(store);
             inner.problem = problem.or(inner.problem.take());
@@ -231,6 +254,9 @@ impl Quarantine {
 /// Creates `dir` for its owner alone, or takes others' rights to it away.
 fn private_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if std::fs::metadata(dir)?.mode() & 0o077 == 0 {
+        return Ok(());
+    }
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Absent by design: sending again, back-off, quarantine; which properties a user may set.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -137,6 +137,11 @@ impl KafkaSink {
     /// What it did besides delivering.
     pub fn stats(&self) -> SinkFigures {
         self.inner.figures()
+    }
+
+    /// How often a producer was made anew, by cause.
+    pub fn rebuilds(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.tally.figures().rebuilds
     }
 
     /// Raises a fatal error of the main producer. False when there is none just now.

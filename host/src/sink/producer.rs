@@ -6,7 +6,6 @@
 //!
 //! Absent by design: sending again, which is the pipeline's.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,20 +164,20 @@ impl Producer {
             let reason = self.serve();
             let Some(native) = self.exchange(None) else { return };
             let Some(reason) = reason.filter(|_| self.stop_in().is_none()) else { return self.end(native) };
-            let settle = match reason {
+            let (cause, settle) = match reason {
                 Reason::Orphans => {
                     tracing::warn!("rebuilding the producer: closed entries left too much under way");
-                    Duration::ZERO
+                    ("orphans", Duration::ZERO)
                 }
                 Reason::Fatal(fatal) => {
                     tracing::error!(code = fatal.code, text = fatal.text, "rebuilding the producer");
                     self.plan.tally.fatal(&fatal.code);
                     (self.plan.on_fatal)(&fatal);
-                    SETTLE
+                    ("fatal", SETTLE)
                 }
             };
             native.destroy(settle, PURGE).into_iter().for_each(Landed::deliver);
-            self.plan.tally.rebuilds.fetch_add(1, Ordering::Relaxed);
+            self.plan.tally.rebuilt(cause);
             let Some(renewed) = self.renew(&mut pace) else {
                 return self.enter(State::Stopped(Stopped::default(), true));
             };

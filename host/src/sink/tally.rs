@@ -14,8 +14,8 @@ use super::{Refusal, lock, native};
 /// What the sink did besides delivering.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkFigures {
-    /// Producers destroyed and made anew after a fatal error or for orphans.
-    pub rebuilds: u64,
+    /// Producers destroyed and made anew, by cause: `fatal`, `orphans`.
+    pub rebuilds: BTreeMap<&'static str, u64>,
     /// The last fatal error, by librdkafka's name.
     pub fatal: Option<Arc<str>>,
     /// What chunks of closed lanes hold. Bytes.
@@ -76,7 +76,6 @@ impl Bounce {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     known: Mutex<Known>,
-    pub(super) rebuilds: AtomicU64,
     pub(super) missing_reports: AtomicU64,
     pub(super) stale_reports: AtomicU64,
 }
@@ -86,6 +85,7 @@ struct Known {
     codes: HashMap<i32, Verdict>,
     errors: BTreeMap<Arc<str>, u64>,
     fatal: Option<Arc<str>>,
+    rebuilds: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -108,6 +108,11 @@ impl Tally {
         Verdict { why: Refusal::Again, code }
     }
 
+    /// A producer was made anew; `cause` as in [`SinkFigures::rebuilds`].
+    pub(super) fn rebuilt(&self, cause: &'static str) {
+        *lock(&self.known).rebuilds.entry(cause).or_default() += 1;
+    }
+
     /// Remembers a fatal error for the figures.
     pub(super) fn fatal(&self, code: &str) {
         lock(&self.known).fatal = Some(code.into());
@@ -117,7 +122,7 @@ impl Tally {
     pub(super) fn figures(&self) -> SinkFigures {
         let known = lock(&self.known);
         SinkFigures {
-            rebuilds: self.rebuilds.load(Ordering::Relaxed),
+            rebuilds: known.rebuilds.clone(),
             fatal: known.fatal.clone(),
             missing_reports: self.missing_reports.load(Ordering::Relaxed),
             stale_reports: self.stale_reports.load(Ordering::Relaxed),

@@ -1,16 +1,19 @@
-//! The state directory is full, read-only, damaged or gone. Lines come again then; none is lost.
+//! The state directory is full, read-only, damaged or gone, its disk fails, the power is cut. Lines
+//! come again then; none is lost.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::json;
 use weir_tests::kafka::Kafka;
+use weir_tests::preload::{Failing, Preload};
 use weir_tests::scratch::Small;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::Weir;
 
-use super::load::Load;
-use super::{Dice, MEMORY, Outcome, Plan};
+use super::load::{LINE_BYTES, Load};
+use super::{Dice, MEMORY, Outcome, Plan, UNSAVED};
 use crate::{LONG, host};
 
 /// The filesystem that the state lies on. Bytes.
@@ -43,14 +46,34 @@ fn conclude(plan: Plan, mut weir: Weir, mut load: Load, facts: serde_json::Value
     Outcome { plan, verdict: load.verdict(), repeats_allowed: None, facts }.report();
 }
 
-/// Where nothing can be written at all it does not start, and says why and what to do.
+/// What the status says of the offsets; `None` where they are written.
+fn complaint(weir: &Weir) -> Option<String> {
+    let problems = weir.status()["list"]["problems"].as_array().cloned().unwrap_or_default();
+    let told = problems.iter().map(|problem| problem["cause"].as_str().unwrap_or_default().to_owned());
+    told.into_iter().find(|cause| cause.contains("offsets cannot be written"))
+}
+
+/// How often something went wrong with the offsets.
+fn errors(weir: &Weir, kind: &str) -> f64 {
+    weir.metrics().sum("weir_state_errors_total", &[("kind", kind)])
+}
+
+/// It starts and delivers where nothing can be written, and says so in the log, the status, the metrics.
 #[track_caller]
-fn does_not_start(weir: &mut Weir) {
+fn starts_unwritable(weir: &mut Weir) {
     let from = weir.stderr().len();
-    weir.launch();
-    assert_eq!(weir.wait(SOON).code(), Some(1));
+    weir.start();
+    delivers(weir, "after a start on a disk that cannot be written");
     let said = weir.stderr().split_off(from);
-    assert!(said.contains("state directory") && said.contains("make it writable"), "{said}");
+    assert!(said.contains("offsets cannot be written: they are kept in memory"), "{said}");
+    assert!(complaint(weir).is_some(), "{}", weir.status());
+    assert_eq!(errors(weir, "open"), 1.0);
+}
+
+/// What waited in memory is written, and all complaints are over.
+#[track_caller]
+fn writes_again(weir: &Weir) {
+    eventually(SOON, "offsets to be written again", || complaint(weir), Option::is_none);
 }
 
 #[test]
@@ -79,11 +102,12 @@ fn a_state_directory_that_cannot_be_written_stops_nothing() {
         delivers(&weir, "after a start on a full disk");
         disk.free();
         delivers(&weir, "after there is room again");
+        writes_again(&weir);
         weir.kill();
         disk.read_only(true);
-        does_not_start(&mut weir);
+        starts_unwritable(&mut weir);
         disk.read_only(false);
-        weir.start();
+        writes_again(&weir);
     }
     conclude(plan, weir, load, json!({}));
 }
@@ -160,4 +184,76 @@ fn damaged_or_deleted_offsets_cost_repeats_and_no_line() {
         told += u64::from(weir.stderr()[from..].contains("read from their beginning"));
     }
     conclude(plan, weir, load, json!({"damage_told": told}));
+}
+
+#[test]
+fn a_disk_that_fails_under_the_state_stops_nothing() {
+    let plan = Plan::of("I/O errors under the state", 3, 60);
+    let mut dice = plan.dice();
+    let (preload, topic) = (Preload::new(), Kafka::shared().topic("failing-disk", 4));
+    let mut weir = preload.on(small(host()));
+    let load = Load::begin(&mut weir, &topic, 4_000);
+    let mut failed = 0.0;
+    for _ in 0..plan.rounds {
+        delivers(&weir, "on a sound disk");
+        let failing = if dice.one_in(2) { Failing::Writes } else { Failing::All };
+        preload.fail_disk(failing);
+        eventually(SOON, "a complaint", || complaint(&weir), Option::is_some);
+        delivers(&weir, "on a disk that fails");
+        failed += errors(&weir, "write");
+        match dice.below(3) {
+            0 => {
+                preload.fail_disk(Failing::Nothing);
+                writes_again(&weir);
+            }
+            1 => {
+                weir.kill();
+                starts_unwritable(&mut weir);
+                preload.fail_disk(Failing::Nothing);
+                writes_again(&weir);
+            }
+            _ => {
+                assert_eq!(weir.stop().code(), Some(1), "it says that offsets were not saved");
+                preload.fail_disk(Failing::Nothing);
+                weir.start();
+            }
+        }
+    }
+    conclude(plan, weir, load, json!({"failed_writes": failed}));
+}
+
+#[test]
+fn a_power_cut_costs_repeats_within_the_bound_and_no_line() {
+    let plan = Plan::of("power cut", 5, 200);
+    let mut dice = plan.dice();
+    let (preload, topic) = (Preload::new(), Kafka::shared().topic("power-cut", 4));
+    let mut weir = preload.on(small(host()));
+    let mut load = Load::begin(&mut weir, &topic, 8_000);
+    // As after a kill: what was under way, and what was acknowledged and not on the disk yet.
+    let bound = (MEMORY + UNSAVED) / LINE_BYTES as u64;
+    let (mut open, mut worst, mut started) = (0, 0, Instant::now());
+    for _ in 0..plan.rounds {
+        dice.pause(0..1_500);
+        load.agent_runs(started);
+        load.rotate(&mut dice);
+        dice.pause(0..500);
+        weir.kill();
+        open += preload.cut_power(&offsets(&weir), || dice.one_in(2));
+        let repeated = load.look();
+        assert!(repeated <= bound, "{repeated} records again after a power cut, {plan:?}");
+        worst = worst.max(repeated);
+        weir.start();
+        started = Instant::now();
+        delivers(&weir, "after the power cut");
+    }
+    let damaged = errors(&weir, "corrupt") + errors(&weir, "missing");
+    load.end();
+    load.await_all(LONG);
+    assert!(weir.stop().success(), "{}", weir.stderr());
+    load.look();
+    assert!(!weir.stderr().contains("read from their beginning") && damaged == 0.0, "a cut is no damage");
+    let facts =
+        json!({"unsynced_sectors": open, "most_repeats_after_a_cut": worst, "rotations": load.rotations});
+    let repeats_allowed = Some(plan.rounds * bound);
+    Outcome { plan, verdict: load.verdict(), repeats_allowed, facts }.report();
 }

@@ -65,7 +65,7 @@ impl Place {
             skip_empty: true,
         };
         change(&mut entry);
-        let checkpoints = Arc::new(Checkpoints::open(state.path()).unwrap());
+        let checkpoints = Arc::new(Checkpoints::open(state.path()));
         let policy = Arc::new(Policy::unbounded());
         let source = Source::new(&entry, policy.clone(), checkpoints.clone(), LIMITS).unwrap();
         Self {
