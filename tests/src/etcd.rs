@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, EventType, GetOptions, WatchOptions};
+use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -17,6 +18,10 @@ use crate::{ports, scratch};
 
 /// For one request.
 const ANSWER: Duration = Duration::from_secs(20);
+/// The user of an etcd that asks for one, and the password.
+pub const USER: (&str, &str) = ("root", "secret");
+/// A token is good for so long after it was last used. Seconds.
+pub const TOKEN_SECONDS: u64 = 1;
 
 /// An etcd with a data directory of its own. It is killed, and its data removed, on drop.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub struct Etcd {
     dir: TempDir,
     port: u16,
     peer_port: u16,
+    /// It asks for [`USER`].
+    asks: AtomicBool,
     runtime: Runtime,
     process: Mutex<Option<Process>>,
 }
@@ -45,11 +52,35 @@ impl Etcd {
             dir: scratch::dir("etcd"),
             port: ports::free(),
             peer_port: ports::free(),
+            asks: AtomicBool::new(false),
             runtime: runtime.expect("a runtime"),
             process: Mutex::new(None),
         };
         etcd.start();
         etcd
+    }
+
+    /// From now on only [`USER`] is let in, with tokens that expire.
+    #[track_caller]
+    pub fn ask_for_user(&self) {
+        let (user, password) = USER;
+        self.request(async |mut client| client.user_add(user, password, None).await);
+        self.request(async |mut client| client.user_grant_role(user, "root").await);
+        self.request(async |mut client| client.auth_enable().await);
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a token that nobody used has expired, and makes sure of it.
+    #[track_caller]
+    pub fn outwait_tokens(&self) {
+        let (expired, refused) = self.request(async |mut client| {
+            client.get("/", None).await?;
+            tokio::time::sleep(Duration::from_millis(2_500 * TOKEN_SECONDS)).await;
+            let answer = client.get("/", None).await.map_err(|error| error.to_string());
+            let error = answer.err().unwrap_or_default();
+            Ok((error.contains("invalid auth token"), error))
+        });
+        assert!(expired, "a token lives on: {refused}");
     }
 
     /// Its address, as weir's settings and `etcdctl` take it.
@@ -119,7 +150,13 @@ impl Etcd {
         let client = format!("http://{}", self.endpoint());
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let mut command = Command::new("etcd");
-        command.current_dir(self.dir.path()).args(["--name=weir", "--data-dir=data", "--logger=zap"]);
+        command.current_dir(self.dir.path()).args([
+            "--name=weir",
+            "--data-dir=data",
+            "--logger=zap",
+            "--bcrypt-cost=4",
+        ]);
+        command.arg(format!("--auth-token-ttl={TOKEN_SECONDS}"));
         command.args(["--heartbeat-interval=50", "--election-timeout=500"]);
         for (flag, value) in [
             ("listen-client-urls", &client),
@@ -205,7 +242,9 @@ impl Etcd {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let talk = async { ask(Client::connect([self.endpoint()], None).await?).await };
+        let asks = self.asks.load(Ordering::Relaxed);
+        let options = asks.then(|| ConnectOptions::new().with_user(USER.0, USER.1));
+        let talk = async { ask(Client::connect([self.endpoint()], options).await?).await };
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, talk).await });
         answer.map_err(|_| format!("no answer within {ANSWER:?}"))?.map_err(|error| error.to_string())
     }

@@ -3,6 +3,7 @@
 //! - [`kafka`]: an Apache Kafka, shared by a test binary or private to a test; [`topic`] reads it
 //!   back with a consumer of its own.
 //! - [`etcd`]: the same for etcd.
+//! - [`mock`]: a Kafka in this process, which can be told to answer with errors.
 //! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them.
 //! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
 //! - [`guests`]: filters, built once.
@@ -18,6 +19,7 @@ pub mod http;
 pub mod kafka;
 pub mod lines;
 pub mod metrics;
+pub mod mock;
 pub mod ports;
 pub mod preload;
 pub mod process;

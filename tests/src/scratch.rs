@@ -8,9 +8,10 @@
 
 #![allow(unsafe_code)] // atexit
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
@@ -41,10 +42,27 @@ impl Small {
             .then(|| Self { dir: dir.into() })
     }
 
+    /// Mounts an ext4 whose inodes have no room for a birth time, and which gives a deleted file's
+    /// inode to the next one; `None` where that is not allowed.
+    pub fn mount_without_birth_times(dir: &Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir_all(dir).expect("a directory to mount on");
+        let image = dir.with_extension("img");
+        File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
+        let mut mkfs = Command::new("mkfs.ext4");
+        let made = mkfs.args(["-q", "-I", "128"]).arg(&image).stderr(Stdio::null()).status();
+        let mounted = made.is_ok_and(|status| status.success())
+            && mount(&["-o", "loop", &image.to_string_lossy(), &dir.to_string_lossy()]);
+        let small = mounted.then(|| Self { dir: dir.into() })?;
+        let file = File::create(small.filler()).and_then(|file| file.metadata()).expect("a file");
+        assert!(file.created().is_err(), "files have no birth time");
+        small.free();
+        Some(small)
+    }
+
     /// Takes all space that is left, under the name `filler`.
     #[track_caller]
     pub fn fill(&self) {
-        let filler = std::fs::File::create(self.filler()).expect("a file to fill the disk");
+        let filler = File::create(self.filler()).expect("a file to fill the disk");
         let mut zeros = io::repeat(0);
         let full = io::copy(&mut zeros, &mut &filler).expect_err("the disk is small");
         assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");

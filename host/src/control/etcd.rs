@@ -51,7 +51,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             first_wait: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(30),
+            longest_wait: Duration::from_secs(10),
             patience: Patience { ask_after: Duration::from_secs(30), answer: Duration::from_secs(10) },
             reread: Duration::from_secs(300),
         }

@@ -1,5 +1,6 @@
 //! Entries and modules change all the time while lines run through them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::Message as _;
@@ -18,8 +19,8 @@ use crate::{LONG, put_list, steered};
 const EVERY: Duration = Duration::from_millis(100);
 /// Modules that take turns; each is a digest of its own.
 const MODULES: u64 = 4;
-/// Changes between two moves of the tag, which takes a process of its own.
-const TAG_EVERY: u64 = 20;
+/// Between two moves of the tag, which take a process each.
+const TAG_EVERY: Duration = Duration::from_secs(1);
 
 /// The list at change `n`: one entry gets another module and another config at once, one comes and
 /// goes, one goes to another topic, one stays.
@@ -106,14 +107,22 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     eventually(SOON, "the first swapped lines", || read("swapped"), |read| *read > 0);
     let threads = weir.threads();
     let begun = Instant::now();
-    for n in 2..=plan.rounds {
-        put_list(KEY, &list(&weir, &topics, n));
-        if n % TAG_EVERY == 0 {
-            push(&weir, "stamp", &guests::stamp(n));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in (2..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                push(&weir, "stamp", &guests::stamp(version));
+                std::thread::sleep(TAG_EVERY);
+            }
+        });
+        for n in 2..=plan.rounds {
+            put_list(KEY, &list(&weir, &topics, n));
+            // Now at once, now later; what a change took is made up for.
+            let due = EVERY * (n as u32 - 1) + Duration::from_millis(dice.below(EVERY.as_millis() as u64));
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
-        // Now at once, now later, on average as often as was promised.
-        dice.pause(0..2 * EVERY.as_millis() as u64);
-    }
+        done.store(true, Ordering::Relaxed);
+    });
     let took = begun.elapsed();
     // A number that has every entry in it.
     let end = (plan.rounds / 10 + 1) * 10;

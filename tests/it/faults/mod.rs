@@ -8,12 +8,16 @@
 //! - `restarts`: the agent is killed or stopped, the broker goes away, files are rotated meanwhile.
 //! - `changes`: entries and modules change under load.
 //! - `steering`: etcd is paused, killed, compacted, restored from an older copy, flooded.
-//! - `disk`: the state directory is full, read-only, damaged, deleted.
+//! - `broker`: it answers with each error there is; fatal errors of the producer.
+//! - `disk`: the state directory is full, read-only, damaged, deleted; I/O errors; a power cut.
+//! - `clock`: it jumps.
 //! - `finding`: file events are lost, or there are none.
 //! - `refusals`: lines that the broker does not want.
 //! - `sizes`: very long lines, very many files.
 
+mod broker;
 mod changes;
+mod clock;
 mod disk;
 mod finding;
 mod load;

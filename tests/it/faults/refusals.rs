@@ -1,5 +1,4 @@
-//! Lines that the broker does not want. Errors of the broker one by one, fatal ones of the producer
-//! included, are injected in the sink's own tests; here it is a real broker that refuses.
+//! Lines that a real broker does not want.
 
 use serde_json::json;
 use weir_tests::kafka::Kafka;

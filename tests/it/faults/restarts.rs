@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use weir_tests::kafka::Kafka;
+use weir_tests::scratch::Small;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::Weir;
 
@@ -16,6 +17,9 @@ const SETTLE: Duration = Duration::from_secs(40);
 
 /// Lines written at once, so that the agent is behind when it is killed.
 const BURST: u64 = 20_000;
+
+/// The filesystem that logs lie on, where it is not the host's. Bytes.
+const LOG_DISK: u64 = 2 << 30;
 
 fn small(weir: Weir) -> Weir {
     weir.setting("limits", &format!("memory = {MEMORY}"))
@@ -156,6 +160,38 @@ fn a_clean_restart_under_load_loses_and_repeats_nothing() {
     load.look();
     let facts = json!({"rotations": load.rotations, "slowest_stop_s": seconds(slowest)});
     Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(0), facts }.report();
+}
+
+#[test]
+fn files_without_a_birth_time_are_told_apart() {
+    let plan = Plan::of("filesystem without birth times, kill -9", 8, 200);
+    let mut dice = plan.dice();
+    let topic = Kafka::shared().topic("no-birth", 4);
+    let mut weir = small(host());
+    let Some(_disk) = Small::mount_without_birth_times(&weir.log(""), LOG_DISK) else {
+        eprintln!("skipped: this user may not mount a filesystem");
+        return;
+    };
+    let mut load = Load::begin(&mut weir, &topic, 4_000);
+    let bound = (MEMORY + UNSAVED) / LINE_BYTES as u64;
+    let mut started = Instant::now();
+    for _ in 0..plan.rounds {
+        live(&mut load, &mut dice, started);
+        stir(&mut load, &mut dice);
+        live(&mut load, &mut dice, started);
+        weir.kill();
+        // What was delivered is deleted: the next file has its inode, and nothing else tells it apart.
+        load.look();
+        stir(&mut load, &mut dice);
+        weir.start();
+        started = Instant::now();
+    }
+    load.end();
+    load.await_all(SETTLE);
+    assert!(weir.stop().success(), "{}", weir.stderr());
+    load.look();
+    let facts = json!({"rotations": load.rotations});
+    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(plan.rounds * bound), facts }.report();
 }
 
 #[test]

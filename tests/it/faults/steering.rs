@@ -1,10 +1,10 @@
-//! etcd is paused, killed, compacted, put back to an older state, flooded. What runs goes on, and
-//! what the list says in the end is what runs in the end.
+//! etcd is paused, killed, compacted, put back to an older state, flooded, and its tokens expire.
+//! What runs goes on, and what the list says in the end is what runs in the end.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir_tests::etcd::Etcd;
+use weir_tests::etcd::{Etcd, USER};
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
 use weir_tests::topic::Topic;
@@ -111,6 +111,14 @@ impl Steered {
         self.converges("edited after it was restored");
     }
 
+    /// Nothing is asked for so long that the agent's token expires, more than once.
+    fn expired(&mut self) {
+        for what in ["token expired", "token expired again"] {
+            self.etcd.outwait_tokens();
+            self.converges(what);
+        }
+    }
+
     fn flooded(&mut self, edits: u64) {
         for _ in 0..edits {
             self.edit();
@@ -133,10 +141,18 @@ impl Steered {
 
 #[test]
 fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undisturbed() {
-    let plan = Plan::of("etcd paused, killed, compacted, restored, flooded (rounds: edits)", 200, 10_000);
+    let plan = Plan::of(
+        "etcd paused, killed, compacted, restored, token expired, flooded (rounds: edits)",
+        200,
+        10_000,
+    );
     let mut dice = plan.dice();
     let etcd = Etcd::private();
-    let weir = host().etcd(&etcd.endpoint(), KEY);
+    etcd.ask_for_user();
+    let mut weir = host().etcd(&etcd.endpoint(), KEY);
+    std::fs::write(weir.file("password"), USER.1).expect("write the password");
+    let password = format!("username = {:?}\npassword_file = {:?}", USER.0, weir.file("password"));
+    weir = weir.setting("etcd", &password);
     let topic = Kafka::shared().topic("steered", 1);
     let mut all = Steered { etcd, weir, topic, mark: 0, slowest: Duration::ZERO };
     let writer = LineFile::create(all.weir.log("same.log"), "same", 100).paced(5_000);
@@ -147,14 +163,15 @@ fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undist
     let (thread, mut read) = all.undisturbed();
     for _ in 0..plan.rounds.div_ceil(1_000) {
         // Each once, in an order that the seed decides.
-        let mut faults = vec![0, 1, 2, 3, 4, 5];
+        let mut faults = vec![0, 1, 2, 3, 4, 5, 6];
         while !faults.is_empty() {
             match faults.swap_remove(dice.below(faults.len() as u64) as usize) {
                 0 => all.paused(&mut dice),
                 1 => all.killed(&mut dice),
                 2 => all.compacted(&mut dice),
                 3 => all.restored(&mut dice),
-                4 => all.flooded(plan.rounds.min(1_000)),
+                4 => all.expired(),
+                5 => all.flooded(plan.rounds.min(1_000)),
                 _ => all.large(),
             }
             let (same, more) = all.undisturbed();
@@ -162,6 +179,9 @@ fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undist
             assert!(more > read, "its lines stopped: {read}, then {more}");
             read = more;
         }
+    }
+    if plan.rounds > 1_000 {
+        all.flooded(plan.rounds);
     }
     let expected = writer.stop();
     all.weir.await_finished("same", expected.lines(), LONG);
