@@ -141,6 +141,11 @@ pub struct Figures {
     pub delivery_errors: BTreeMap<String, u64>,
     /// Records sent again.
     pub resends: u64,
+    /// Files read again from their beginning (`truncated`, `state_lost`), and entries started again
+    /// from their offsets (`breakdown`).
+    pub rewinds: BTreeMap<&'static str, u64>,
+    /// Runs of NUL that were skipped.
+    pub nul_runs: u64,
     /// What could not be saved, by reason: `truncated`, `deleted`, `held_limit`.
     pub lost_bytes: BTreeMap<&'static str, u64>,
 }
@@ -220,6 +225,14 @@ impl Board {
     /// it is removed, so that a restarted pipeline goes on counting.
     pub fn entry(&self, name: &EntryName, report: impl FnOnce() -> EntryReport) -> Arc<Mutex<EntryReport>> {
         self.lock().entries.entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(report()))).clone()
+    }
+
+    /// The pipeline of `name` broke down. What it had said stays as it was.
+    pub fn count_breakdown(&self, name: &EntryName) {
+        let slot = self.lock().entries.get(name).cloned();
+        if let Some(slot) = slot {
+            *lock(&slot).figures.rewinds.entry("breakdown").or_default() += 1;
+        }
     }
 
     /// Says which list is applied. Entries in `order` are shown, others forgotten.

@@ -24,6 +24,8 @@ const MODULE_SWAPS: [&str; 3] = ["applied", "failed", "rolled-back"];
 /// The reasons of [`Figures::lost_bytes`].
 const LOST_BYTES: [&str; 3] = ["deleted", "held_limit", "truncated"];
 
+/// The reasons of [`Figures::rewinds`].
+const REWINDS: [&str; 3] = ["breakdown", "state_lost", "truncated"];
 /// The causes of [`AgentFigures::producer_rebuilds`].
 const REBUILDS: [&str; 2] = ["fatal", "orphans"];
 /// The kinds of [`AgentFigures::state_errors`].
@@ -159,6 +161,18 @@ const METRICS: &[Metric] = &[
         name: "weir_resends_total",
         help: "Records sent again",
         values: Counter(|entry| entry.figures.resends),
+    },
+    Metric {
+        name: "weir_rewinds_total",
+        help: "Places that reading went back to, by reason: `truncated`, a file whose content is not what was \
+            read, to its beginning; `state_lost`, a file whose offset was lost, to its beginning; `breakdown`, \
+            an entry whose thread broke down, to its offsets",
+        values: Counters("reason", |entry| from_zero(&REWINDS, &entry.figures.rewinds)),
+    },
+    Metric {
+        name: "weir_nul_runs_total",
+        help: "Runs of 16 NUL bytes or more that were skipped; each counts as a discarded line",
+        values: Counter(|entry| entry.figures.nul_runs),
     },
     Metric {
         name: "weir_lost_bytes_total",
@@ -430,6 +444,24 @@ pub(super) mod tests {
         assert_eq!([bucket("1.0"), bucket("+Inf")], [Some(8.0), Some(9.0)]);
         assert_eq!(value(&samples, "weir_filter_seconds_count", &[("entry", "app")]), Some(9.0));
         assert_eq!(value(&samples, "weir_filter_seconds_sum", &[("entry", "app")]), Some(4.5));
+    }
+
+    #[test]
+    fn what_the_agent_recovered_from_is_counted_by_cause() {
+        let board = board(&[report("app")]);
+        board.set_figures(|| AgentFigures {
+            producer_rebuilds: [("fatal", 2)].into(),
+            state_errors: [("write", 3)].into(),
+            problems: Vec::new(),
+        });
+        board.count_breakdown(&EntryName("app".into()));
+        board.count_breakdown(&EntryName("gone".into()));
+        let samples = scrape(&board);
+        let one = |name, labels: &[(&str, &str)]| value(&samples, name, labels);
+        assert_eq!(one("weir_producer_rebuilds_total", &[("cause", "fatal")]), Some(2.0));
+        assert_eq!(one("weir_producer_rebuilds_total", &[("cause", "orphans")]), Some(0.0));
+        assert_eq!(one("weir_state_errors_total", &[("kind", "write")]), Some(3.0));
+        assert_eq!(one("weir_rewinds_total", &[("entry", "app"), ("reason", "breakdown")]), Some(1.0));
     }
 
     #[test]

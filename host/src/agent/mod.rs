@@ -431,6 +431,7 @@ impl Agent {
             }
             None => {
                 error!(entry = %name, "the pipeline broke down; it is started again from its offsets");
+                self.shared.board.count_breakdown(name);
                 running.over = Some(Instant::now() + RESTART_AFTER);
             }
         }

@@ -24,6 +24,7 @@ use crate::source::lines::Lines;
 use crate::source::watch::{Subscription, Watcher};
 use crate::source::{HeldLimits, Piece, Source};
 use crate::status::{EntryReport, Figures, FilterStatus};
+use crate::telemetry::Seldom;
 
 mod filtering;
 mod recovery;
@@ -154,6 +155,7 @@ pub struct Pipeline {
     figures: Figures,
     base_counts: BTreeMap<String, u64>,
     slot: Arc<Mutex<EntryReport>>,
+    told: Told,
     reported: Instant,
     /// Something happened since.
     stale: bool,
@@ -176,6 +178,14 @@ enum Step {
     Idle,
     /// Nothing may be read until then.
     Blocked(Instant),
+}
+
+/// What was said lately of what may happen for each chunk.
+#[derive(Default)]
+struct Told {
+    nul_runs: Seldom,
+    resends: Seldom,
+    refusals: Seldom,
 }
 
 /// Why nothing is read just now.
@@ -297,6 +307,7 @@ impl Pipeline {
             recovery: Recovery::new(now),
             next_id: 0,
             figures,
+            told: Told::default(),
             slot,
             reported: now,
             stale: true,
@@ -507,6 +518,13 @@ impl Pipeline {
         self.counts.read += lines.read();
         self.counts.skipped += lines.skipped;
         self.counts.discarded += lines.discarded;
+        if lines.holes > 0 {
+            self.figures.nul_runs += lines.holes;
+            if let Some(held_back) = self.told.nul_runs.tell(Instant::now()) {
+                warn!(entry = %self.entry.name, path = %piece.path.display(), offset = piece.offset, held_back,
+                    runs = lines.holes, "runs of NUL were skipped: a crash or a truncation left a hole");
+            }
+        }
         id
     }
 

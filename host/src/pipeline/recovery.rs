@@ -107,14 +107,16 @@ impl Pipeline {
         for failed in &finished.failed {
             *self.figures.delivery_errors.entry(failed.code.to_string()).or_default() += 1;
         }
-        let known = self.recovery.running && self.recovery.attempt != STALLED_AFTER - 1;
+        let stalls = self.recovery.running && self.recovery.attempt == STALLED_AFTER - 1;
+        let begins = !self.recovery.running;
         let topic = match self.flights.get(&finished.chunk.id) {
             Some(flight) => self.topic(flight),
             None => self.entry.topic.clone(),
         };
         self.recovery.failed(first, &topic);
-        if !known {
-            warn!(entry = %self.entry.name, %topic, code = %first.code,
+        let held_back = if begins || stalls { self.told.resends.tell(Instant::now()) } else { None };
+        if stalls || held_back.is_some() {
+            warn!(entry = %self.entry.name, %topic, code = %first.code, held_back = held_back.unwrap_or_default(),
                 records = finished.failed.len(), "records were not taken; they are sent again");
         }
         self.recovery.parked.insert(finished.chunk.id, finished);
@@ -233,7 +235,10 @@ impl Pipeline {
                 .map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
         }
         let lines = refused.len() as u64;
-        warn!(entry = %self.entry.name, %topic, lines, code = %first.code, "lines are refused for good; they are set aside");
+        if let Some(held_back) = self.told.refusals.tell(Instant::now()) {
+            warn!(entry = %self.entry.name, %topic, lines, code = %first.code, held_back,
+                "lines are refused for good; they are set aside");
+        }
         self.counts.quarantined += lines;
         self.counts.in_flight -= lines;
         let places: Vec<(u32, u32)> = refused.into_keys().collect();

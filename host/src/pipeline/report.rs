@@ -25,6 +25,9 @@ impl Pipeline {
         for (reason, bytes) in self.source.take_lost() {
             *self.figures.lost_bytes.entry(reason).or_default() += bytes;
         }
+        for (reason, files) in self.source.take_rewinds() {
+            *self.figures.rewinds.entry(reason).or_default() += files;
+        }
         self.figures.module_counts = self.module_counts();
         let status = EntryStatus {
             name: self.entry.name.to_string(),

@@ -453,6 +453,19 @@ fn what_a_stopped_pipeline_finished_is_not_read_again_and_its_sums_go_on() {
 }
 
 #[test]
+fn runs_of_nul_are_skipped_and_counted_also_as_discarded_lines() {
+    let mut rig = Rig::new();
+    let hole = [0; 4096];
+    rig.append("a.log", [b"one\ntw", &hole[..], b"two\n", &hole[..100], b"three\n"].concat());
+    rig.start();
+    rig.await_delivered(4);
+    assert_eq!(rig.log(), ["one", "tw", "two", "three"]);
+    assert_eq!(rig.status().lines.discarded, 2);
+    assert_eq!(rig.slot.lock().unwrap().figures.nul_runs, 2);
+    rig.stop(DEADLINE);
+}
+
+#[test]
 fn failed_records_are_sent_again_in_order() {
     let mut rig = Rig::new();
     rig.entry.read_bytes_per_second = Some(1_000_000);

@@ -37,6 +37,8 @@ pub struct Lines {
     pub skipped: u64,
     /// NUL runs, and the rests of long lines.
     pub discarded: u64,
+    /// Of those, the NUL runs.
+    pub holes: u64,
     /// The last byte used stands inside a line whose rest is to be discarded.
     pub inside: bool,
     /// And so did the byte before the first.
@@ -53,7 +55,7 @@ impl Lines {
         self.starts.clear();
         self.ends.clear();
         self.too_long.clear();
-        (self.used, self.skipped, self.discarded) = (0, 0, 0);
+        (self.used, self.skipped, self.discarded, self.holes) = (0, 0, 0, 0);
     }
 }
 
@@ -104,6 +106,7 @@ impl Rules {
                     return true;
                 }
                 lines.discarded += 1;
+                lines.holes += 1;
                 lines.used = if newline == Some(after) { after + 1 } else { after };
             } else if let Some(end) = newline {
                 self.line(bytes, start, end, lines);

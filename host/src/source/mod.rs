@@ -23,6 +23,7 @@ use self::tail::{Fate, Fill, Tail, is_gone};
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
 use crate::policy::{OpenError, Policy};
+use crate::telemetry::Seldom;
 
 pub mod checkpoint;
 pub mod discovery;
@@ -100,6 +101,8 @@ pub struct Source {
     last_incarnation: u64,
     need: Option<usize>,
     lost: BTreeMap<&'static str, u64>,
+    rewinds: BTreeMap<&'static str, u64>,
+    rewind_told: Seldom,
     troubles: BTreeMap<PathBuf, String>,
     too_many: bool,
 }
@@ -153,6 +156,8 @@ impl Source {
             last_incarnation: 0,
             need: None,
             lost: BTreeMap::new(),
+            rewinds: BTreeMap::new(),
+            rewind_told: Seldom::default(),
             troubles: BTreeMap::new(),
             too_many: false,
         })
@@ -312,6 +317,9 @@ impl Source {
         let same_path = saved.path.as_deref() == Some(&text);
         let at_end = !saved.lost && !same_path && self.start_at == StartAt::End;
         for (path, stat) in named.iter().filter(|(_, stat)| !newest.contains_key(&stat.id)) {
+            if saved.lost {
+                *self.rewinds.entry("state_lost").or_default() += 1;
+            }
             let mark = if at_end { self.last_line_end(path, stat) } else { Mark::default() };
             self.appeared(path, stat, mark, now);
         }
@@ -711,7 +719,11 @@ impl Source {
     fn begin_anew(&mut self, key: u64, lost: u64, now: Instant) {
         let incarnation = self.next_content(key);
         let Some(tail) = self.tails.get_mut(&key) else { return };
-        info!(entry = %self.entry, path = %tail.path.display(), "a file was truncated or rewritten; it is read from its beginning");
+        *self.rewinds.entry("truncated").or_default() += 1;
+        if let Some(held_back) = self.rewind_told.tell(now) {
+            info!(entry = %self.entry, path = %tail.path.display(), held_back,
+                "a file was truncated or rewritten; it is read from its beginning");
+        }
         let anew = tail.begin_anew(incarnation, now);
         self.count_lost("truncated", lost, &anew.path);
         self.awake.insert(incarnation);
@@ -811,6 +823,11 @@ impl Source {
     /// Bytes that could not be saved since this was last asked for, by reason.
     pub fn take_lost(&mut self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut self.lost)
+    }
+
+    /// Files that are read again from their beginning since this was last asked for, by reason.
+    pub fn take_rewinds(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.rewinds)
     }
 
     /// Files that cannot be read, and why.

@@ -181,7 +181,10 @@ fn damaged_or_deleted_offsets_cost_repeats_and_no_line() {
         older = stored;
         weir.start();
         delivers(&weir, "after the damage");
-        told += u64::from(weir.stderr()[from..].contains("read from their beginning"));
+        let lost = weir.stderr()[from..].contains("read from their beginning");
+        let rewinds = weir.metrics().sum("weir_rewinds_total", &[("reason", "state_lost")]);
+        assert_eq!(lost, rewinds > 0.0, "what the log says, the counter says");
+        told += u64::from(lost);
     }
     conclude(plan, weir, load, json!({"damage_told": told}));
 }

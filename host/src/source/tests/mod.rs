@@ -378,6 +378,7 @@ fn a_truncated_file_begins_again() {
     assert_eq!(place.lines(), ["three"]);
     assert_eq!(place.lost(), []);
     assert_eq!((place.source.files(), place.records()), (1, 1));
+    assert_eq!(place.source.take_rewinds(), [("truncated", 1)].into());
 }
 
 #[test]
