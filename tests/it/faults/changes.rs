@@ -108,7 +108,7 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     let threads = weir.threads();
     let begun = Instant::now();
     let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let took = std::thread::scope(|scope| {
         scope.spawn(|| {
             for version in (2..).take_while(|_| !done.load(Ordering::Relaxed)) {
                 push(&weir, "stamp", &guests::stamp(version));
@@ -122,8 +122,8 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
         done.store(true, Ordering::Relaxed);
+        begun.elapsed()
     });
-    let took = begun.elapsed();
     // A number that has every entry in it.
     let end = (plan.rounds / 10 + 1) * 10;
     put_list(KEY, &list(&weir, &topics, end));
