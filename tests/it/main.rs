@@ -30,9 +30,10 @@ fn host() -> Weir {
     unconnected().kafka(&Kafka::shared().brokers())
 }
 
-/// A host whose agent knows no Kafka yet.
+/// A host whose agent knows no Kafka yet. `WEIR_TESTS_BIN` names an agent of another build.
 fn unconnected() -> Weir {
-    Weir::new(env!("CARGO_BIN_EXE_weir").as_ref())
+    let bin = std::env::var_os("WEIR_TESTS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into());
+    Weir::new(bin.as_ref())
 }
 
 /// A host steered from the shared etcd; `key` is its collect key.

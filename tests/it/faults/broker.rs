@@ -122,7 +122,7 @@ impl Faulty {
         facts["set_aside"] = json!(causes);
         facts["resends"] = json!(resends);
         let bound = MEMORY / LINE_BYTES as u64 * may_repeat;
-        Outcome { plan, verdict: self.tally.verdict(), repeats_allowed: Some(bound), facts }.report();
+        Outcome::of(plan, self.tally.verdict(), Some(bound), facts).report();
     }
 }
 

@@ -151,6 +151,7 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     }
     let facts = json!({"versions_at_work": swapped, "tags_at_work": tagged,
         "changes_per_s": (plan.rounds as f64 / took.as_secs_f64()).round()});
-    Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts }.report();
-    assert!(swapped > plan.rounds / 10, "only {swapped} versions were at work: not enough to prove anything");
+    Outcome::of(plan, tally.verdict(), Some(0), facts)
+        .must(swapped > plan.rounds / 10, format!("only {swapped} versions were at work: no proof"))
+        .report();
 }

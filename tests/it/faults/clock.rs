@@ -63,5 +63,5 @@ fn a_clock_that_jumps_costs_no_line_and_repeats_none() {
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"restarts": restarts, "rotations": load.rotations});
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(0), facts }.report();
+    Outcome::of(plan, load.verdict(), Some(0), facts).report();
 }

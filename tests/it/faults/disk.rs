@@ -43,7 +43,7 @@ fn conclude(plan: Plan, mut weir: Weir, mut load: Load, facts: serde_json::Value
     weir.await_state("load-0", "following");
     assert!(weir.stop().success());
     assert_eq!(load.look(), 0, "records came again after a clean stop");
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: None, facts }.report();
+    Outcome::of(plan, load.verdict(), None, facts).report();
 }
 
 /// What the status says of the offsets; `None` where they are written.
@@ -258,5 +258,5 @@ fn a_power_cut_costs_repeats_within_the_bound_and_no_line() {
     let facts =
         json!({"unsynced_sectors": open, "most_repeats_after_a_cut": worst, "rotations": load.rotations});
     let repeats_allowed = Some(plan.rounds * bound);
-    Outcome { plan, verdict: load.verdict(), repeats_allowed, facts }.report();
+    Outcome::of(plan, load.verdict(), repeats_allowed, facts).report();
 }

@@ -26,7 +26,10 @@ mod restarts;
 mod sizes;
 mod steering;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -107,35 +110,66 @@ struct Outcome {
     repeats_allowed: Option<u64>,
     /// What else was measured, as a JSON object.
     facts: Value,
+    /// What else does not hold.
+    broken: Vec<String>,
 }
 
 impl Outcome {
-    /// Prints the verdict, as JSON and as a row of the table, and fails unless all holds.
+    fn of(plan: Plan, verdict: Verdict, repeats_allowed: Option<u64>, facts: Value) -> Self {
+        Self { plan, verdict, repeats_allowed, facts, broken: Vec::new() }
+    }
+
+    /// Something else that must hold, and what is to be said if it does not.
+    fn must(mut self, hold: bool, else_say: String) -> Self {
+        if !hold {
+            self.broken.push(else_say);
+        }
+        self
+    }
+
+    /// Prints the verdict, as JSON and as a row of the table, and fails unless all holds. With
+    /// `WEIR_FAULTS_DIR` they are added to `verdicts.json` and `table.md` there, too.
     #[track_caller]
     fn report(&self) {
-        let Self { plan, verdict, repeats_allowed, facts } = self;
+        let Self { plan, verdict, repeats_allowed, facts, broken } = self;
         let (lost, repeated, reordered) = (verdict.lost(), verdict.repeated(), verdict.reordered());
         let bounded = repeats_allowed.is_none_or(|allowed| repeated <= allowed);
-        let holds = lost == 0 && reordered == 0 && verdict.foreign() == 0 && bounded;
+        let holds = lost == 0 && reordered == 0 && verdict.foreign() == 0 && bounded && broken.is_empty();
         let json = json!({
             "fault": plan.fault, "seed": plan.seed, "rounds": plan.rounds, "holds": holds,
             "lines": verdict.expected(), "lost": lost, "lost_allowed": 0,
             "repeated": repeated, "repeated_allowed": repeats_allowed,
-            "reordered": reordered, "reordered_allowed": 0, "foreign": verdict.foreign(), "facts": facts,
+            "reordered": reordered, "reordered_allowed": 0, "foreign": verdict.foreign(), "broken": broken, "facts": facts,
         });
-        println!("{json}");
-        println!("{}", row(plan, verdict, *repeats_allowed, facts));
-        assert!(holds, "{} with SEED={} ROUNDS={}\n{verdict}", plan.fault, plan.seed, plan.rounds);
+        let row = row(plan, verdict, *repeats_allowed, facts, holds);
+        println!("{json}\n{row}");
+        if let Some(dir) = std::env::var_os("WEIR_FAULTS_DIR") {
+            append(&Path::new(&dir).join("verdicts.json"), &json.to_string());
+            append(&Path::new(&dir).join("table.md"), &row);
+        }
+        assert!(
+            holds,
+            "{} with SEED={} ROUNDS={}\n{broken:#?}\n{verdict}",
+            plan.fault, plan.seed, plan.rounds
+        );
     }
 }
 
+#[track_caller]
+fn append(path: &Path, line: &str) {
+    let file = File::options().create(true).append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    written.unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
 /// A row of the table of `docs/faults.md`.
-fn row(plan: &Plan, verdict: &Verdict, repeats_allowed: Option<u64>, facts: &Value) -> String {
+fn row(plan: &Plan, verdict: &Verdict, repeats_allowed: Option<u64>, facts: &Value, holds: bool) -> String {
     let allowed = repeats_allowed.map_or_else(|| "any".into(), |allowed| allowed.to_string());
     let facts = facts.as_object().into_iter().flatten();
     let facts: Vec<_> = facts.map(|(name, value)| format!("{name} {value}")).collect();
     format!(
-        "| {} | {} | {} | {} | {} | {} of {} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {} | {} of {} | {} | {} |",
+        if holds { "holds" } else { "**fails**" },
         plan.fault,
         plan.seed,
         plan.rounds,
@@ -164,6 +198,10 @@ fn a_verdict_with_a_line_lost_does_not_hold() {
     file.write(2);
     let tally = weir_tests::lines::Tally::of(&[file.expected()]);
     let plan = Plan { fault: "none", seed: 1, rounds: 1 };
-    let outcome = Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts: json!({}) };
+    let outcome = Outcome::of(plan, tally.verdict(), Some(0), json!({}));
     assert!(std::panic::catch_unwind(|| outcome.report()).is_err());
+    let sound = || Outcome::of(plan, weir_tests::lines::Tally::of(&[]).verdict(), Some(0), json!({}));
+    sound().report();
+    let broken = sound().must(true, String::new()).must(false, "too slow".into());
+    assert!(std::panic::catch_unwind(|| broken.report()).is_err());
 }

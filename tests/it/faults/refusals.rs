@@ -37,5 +37,5 @@ fn lines_that_the_broker_refuses_are_set_aside_and_all_others_arrive() {
     assert!(weir.stop().success(), "{}", weir.stderr());
     let verdict = topic.verdict(&[file.expected()], SOON);
     let facts = json!({"set_aside": lines.quarantined});
-    Outcome { plan, verdict, repeats_allowed: Some(0), facts }.report();
+    Outcome::of(plan, verdict, Some(0), facts).report();
 }

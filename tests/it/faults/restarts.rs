@@ -127,7 +127,7 @@ fn kill_9_at_any_moment_loses_nothing_and_repeats_within_the_bound() {
     load.look();
     let facts = json!({"rotations": load.rotations, "outages": broker.count,
         "looks_with_repeats": repeating, "most_repeats_between_looks": worst});
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(plan.rounds * bound), facts }.report();
+    Outcome::of(plan, load.verdict(), Some(plan.rounds * bound), facts).report();
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_clean_restart_under_load_loses_and_repeats_nothing() {
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"rotations": load.rotations, "slowest_stop_s": seconds(slowest)});
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(0), facts }.report();
+    Outcome::of(plan, load.verdict(), Some(0), facts).report();
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn files_without_a_birth_time_are_told_apart() {
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"rotations": load.rotations});
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(plan.rounds * bound), facts }.report();
+    Outcome::of(plan, load.verdict(), Some(plan.rounds * bound), facts).report();
 }
 
 #[test]
@@ -238,7 +238,8 @@ fn a_broker_that_is_away_for_long_costs_no_line_and_no_memory() {
     let facts = json!({"rotations": load.rotations, "log_lines": said, "behind_mib": mib(behind as u64), "peak_rss_mib": mib(peak),
         "rss_allowed_mib": mib(MEMORY + AGENT_MEMORY), "caught_up_s": seconds(caught_up), "stop_was_clean": clean});
     let bound = (MEMORY + UNSAVED) / LINE_BYTES as u64;
-    Outcome { plan, verdict: load.verdict(), repeats_allowed: Some(bound), facts }.report();
-    assert!(said <= 100 + 5 * plan.rounds, "{said} lines of log in {} s", plan.rounds);
-    assert!(peak <= MEMORY + AGENT_MEMORY, "peak memory {} MiB", mib(peak));
+    Outcome::of(plan, load.verdict(), Some(bound), facts)
+        .must(said <= 100 + 5 * plan.rounds, format!("{said} lines of log in {} s", plan.rounds))
+        .must(peak <= MEMORY + AGENT_MEMORY, format!("peak memory {} MiB", mib(peak)))
+        .report();
 }

@@ -56,8 +56,9 @@ fn a_line_of_any_length_is_delivered_in_parts_within_the_memory() {
     assert_eq!((next, rest.len()), (bytes / 8, 0), "the long line is whole");
     assert!(weir.stop().success(), "{}", weir.stderr());
     let facts = json!({"peak_rss_mib": mib(peak), "rss_allowed_mib": mib(MEMORY + AGENT_MEMORY), "took_s": seconds(took)});
-    Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts }.report();
-    assert!(peak <= MEMORY + AGENT_MEMORY, "peak memory {} MiB", mib(peak));
+    Outcome::of(plan, tally.verdict(), Some(0), facts)
+        .must(peak <= MEMORY + AGENT_MEMORY, format!("peak memory {} MiB", mib(peak)))
+        .report();
 }
 
 #[test]
@@ -99,6 +100,7 @@ fn ten_thousand_files_are_followed_within_the_memory() {
     let bound = MEMORY + AGENT_MEMORY + plan.rounds * FILE_BYTES;
     let facts = json!({"peak_rss_mib": mib(peak), "rss_allowed_mib": mib(bound),
         "idle_core_percent": (idle * 1000.0).round() / 10.0});
-    Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts }.report();
-    assert!(peak <= bound, "peak memory {} MiB", mib(peak));
+    Outcome::of(plan, tally.verdict(), Some(0), facts)
+        .must(peak <= bound, format!("peak memory {} MiB", mib(peak)))
+        .report();
 }

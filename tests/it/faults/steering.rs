@@ -189,6 +189,7 @@ fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undist
     let mut tally = Tally::of(&[expected]);
     all.topic.tally_now(&mut tally);
     let facts: Value = json!({"edits": all.mark, "slowest_convergence_s": seconds(all.slowest)});
-    Outcome { plan, verdict: tally.verdict(), repeats_allowed: Some(0), facts }.report();
-    assert!(all.slowest < Duration::from_secs(20), "converged only after {:?}", all.slowest);
+    Outcome::of(plan, tally.verdict(), Some(0), facts)
+        .must(all.slowest < Duration::from_secs(20), format!("converged only after {:?}", all.slowest))
+        .report();
 }
