@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,6 +69,33 @@ time_t time(time_t *out) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (out) *out = now.tv_sec;
     return now.tv_sec;
+}
+
+int timespec_get(struct timespec *out, int base) {
+    int code = REAL(timespec_get)(out, base);
+    if (code == TIME_UTC && control) out->tv_sec += control->clock_s;
+    return code;
+}
+
+/* The kernel waits by the true clock. What waits already when the clock is set waits on unchanged. */
+static struct timespec truly(const struct timespec *until) {
+    struct timespec out = *until;
+    out.tv_sec -= control->clock_s;
+    return out;
+}
+
+int cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec *restrict until) {
+    struct timespec at = truly(until);
+    return REAL(cnd_timedwait)(cond, mutex, &at);
+}
+
+int pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+    static __typeof__(&pthread_cond_timedwait) next;
+    if (!next) next = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+    if (!next) next = REAL(pthread_cond_timedwait);
+    struct timespec at = truly(until);
+    return next(cond, mutex, &at);
 }
 
 /* The name of a database, or NULL for any other file. */

@@ -58,20 +58,21 @@ impl Topic {
     /// Begins to read it from its beginning.
     #[track_caller]
     pub fn consumer(&self) -> Consumer {
+        let client = self.client();
+        let metadata = client.fetch_metadata(Some(&self.name), ANSWER).expect("metadata of the topic");
+        let partitions = metadata.topics()[0].partitions().len() as i32;
+        assert!(partitions > 0, "there is no topic {}", self.name);
+        let mut consumer = Consumer { client, topic: self.clone(), next: vec![0; partitions as usize] };
+        consumer.assign();
+        consumer
+    }
+
+    fn client(&self) -> BaseConsumer {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("group.id", "weir-tests");
         config.set("enable.auto.commit", "false").set("fetch.wait.max.ms", "20").set("log_level", "0");
         config.set("reconnect.backoff.max.ms", "200");
-        let client: BaseConsumer = config.create().expect("a consumer");
-        let metadata = client.fetch_metadata(Some(&self.name), ANSWER).expect("metadata of the topic");
-        let partitions = metadata.topics()[0].partitions().len() as i32;
-        assert!(partitions > 0, "there is no topic {}", self.name);
-        let mut all = TopicPartitionList::new();
-        for partition in 0..partitions {
-            all.add_partition_offset(&self.name, partition, Offset::Beginning).expect("an offset");
-        }
-        client.assign(&all).expect("assign all partitions");
-        Consumer { client, topic: self.name.clone(), next: vec![0; partitions as usize] }
+        config.create().expect("a consumer")
     }
 
     /// The first `count` records.
@@ -129,12 +130,23 @@ impl Topic {
 /// A reader of a topic. It goes on where it stopped.
 pub struct Consumer {
     client: BaseConsumer,
-    topic: String,
+    topic: Topic,
     /// For each partition the offset behind the last record that was handed out.
     next: Vec<i64>,
 }
 
 impl Consumer {
+    /// Reads on where it was.
+    #[track_caller]
+    fn assign(&mut self) {
+        let mut all = TopicPartitionList::new();
+        for (partition, next) in (0..).zip(&self.next) {
+            let offset = if *next == 0 { Offset::Beginning } else { Offset::Offset(*next) };
+            all.add_partition_offset(&self.topic.name, partition, offset).expect("an offset");
+        }
+        self.client.assign(&all).expect("assign all partitions");
+    }
+
     /// Hands out records until `act` breaks off or the deadline passes; whether it broke off.
     pub fn each(
         &mut self,
@@ -172,7 +184,7 @@ impl Consumer {
                 if records.len() == count { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         let last = records.last().map(Record::text);
-        let (topic, got) = (&self.topic, records.len());
+        let (topic, got) = (&self.topic.name, records.len());
         assert!(all, "{got} of {count} records on {topic} within {within:?}; the last is {last:?}");
         records
     }
@@ -184,11 +196,19 @@ impl Consumer {
         });
     }
 
-    /// The end of a partition. A broker that has just come back may not lead it yet.
+    /// The end of a partition. A broker that has just come back may not lead it yet, and a client that
+    /// was told so may believe for long that there is no such partition: then another one takes over.
     #[track_caller]
-    fn end(&self, partition: i32) -> i64 {
-        let ask = || self.client.fetch_watermarks(&self.topic, partition, ANSWER).map(|(_, end)| end);
-        eventually(SOON, "the end of a partition", ask, Result::is_ok).expect("it was told")
+    fn end(&mut self, partition: i32) -> i64 {
+        let ask = || {
+            let told = self.client.fetch_watermarks(&self.topic.name, partition, ANSWER).map(|(_, end)| end);
+            if told.is_err() {
+                self.client = self.topic.client();
+                self.assign();
+            }
+            told
+        };
+        eventually(SOON * 2, "the end of a partition", ask, Result::is_ok).expect("it was told")
     }
 
     /// Hands out what is on the topic beyond what was handed out, up to the end as it is now.
@@ -197,7 +217,7 @@ impl Consumer {
         let ends: Vec<i64> = (0..self.next.len() as i32).map(|partition| self.end(partition)).collect();
         let begun = Instant::now();
         while self.next.iter().zip(&ends).any(|(next, end)| next < end) {
-            assert!(begun.elapsed() < ANSWER * 6, "{} is not readable to its end", self.topic);
+            assert!(begun.elapsed() < ANSWER * 6, "{} is not readable to its end", self.topic.name);
             while let Some(Ok(message)) = self.client.poll(TICK) {
                 let partition = message.partition() as usize;
                 self.next[partition] = message.offset() + 1;

@@ -94,6 +94,8 @@ pub struct Source {
     turns: VecDeque<u64>,
     first: Option<Saved>,
     scan_due: bool,
+    /// When names were looked at last.
+    scanned: Instant,
     /// When names are looked at with a hint, and without.
     next_scan: (Instant, Instant),
     polled: Instant,
@@ -150,6 +152,7 @@ impl Source {
             awake: BTreeSet::new(),
             turns: VecDeque::new(),
             scan_due: true,
+            scanned: now,
             next_scan: (now, now),
             polled: now,
             ending: false,
@@ -216,7 +219,7 @@ impl Source {
     /// Looks at all names.
     fn scan(&mut self, now: Instant) -> BTreeSet<PathBuf> {
         let began = cpu_time();
-        self.scan_due = false;
+        (self.scan_due, self.scanned) = (false, now);
         let found = self.pattern.scan(self.policy.rules().max_files);
         if found.too_many && !std::mem::replace(&mut self.too_many, found.too_many) {
             warn!(entry = %self.entry, limit = self.policy.rules().max_files,
@@ -417,19 +420,27 @@ impl Source {
         self.enqueue(key);
     }
 
-    /// Whether a closed file was found under another name. One that was not is over.
+    /// Whether a closed file was found under another name. One that was not is over, when a second
+    /// look at all names has not found it either: directories that are renamed during a look hide what
+    /// is in them from it.
     fn find_again(&mut self, key: u64, now: Instant) -> bool {
+        let scanned = self.scanned;
         let Some(tail) = self.tails.get_mut(&key) else { return false };
+        let looked_twice = matches!(tail.fate, Fate::Moved { since, .. } if since < scanned);
         match find_by_id(&tail.path, tail.id) {
             Ok(Some((path, stat))) => {
                 tail.sighted(&stat, now);
                 self.renamed(key, &path);
                 true
             }
-            Ok(None) => {
+            Ok(None) if looked_twice => {
                 let unread = tail.unread();
                 self.give_up(key, "deleted", unread);
                 false
+            }
+            Ok(None) => {
+                self.scan_due = true;
+                true
             }
             // Nothing is known; the next look may tell.
             Err(_) => true,

@@ -106,6 +106,9 @@ fn a_state_directory_that_cannot_be_written_stops_nothing() {
         weir.kill();
         disk.read_only(true);
         starts_unwritable(&mut weir);
+        let second = weir.weir(&["run"]);
+        assert_eq!(second.code(), 1, "one agent a directory, also on a read-only one");
+        assert!(second.stderr.contains("is in use by"), "{}", second.stderr);
         disk.read_only(false);
         writes_again(&weir);
     }

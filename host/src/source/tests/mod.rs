@@ -494,6 +494,26 @@ fn a_deleted_file_that_was_closed_is_forgotten_and_what_is_missing_counted() {
 }
 
 #[test]
+fn a_file_that_one_look_at_the_names_missed_is_not_taken_for_deleted() {
+    let mut place = Place::new("**/*.log");
+    fs::create_dir(place.path("tree")).unwrap();
+    place.append("tree/a.log", "one\n");
+    assert_eq!(place.lines(), ["one"]);
+    place.wait(seconds(70));
+    // As if the directory were renamed while its parent is walked: it is seen under neither name.
+    let hidden = tempfile::tempdir().unwrap();
+    fs::rename(place.path("tree"), hidden.path().join("tree")).unwrap();
+    fs::create_dir(place.path("tree")).unwrap();
+    place.source.hint([], true, place.now);
+    place.now += seconds(1);
+    place.source.tick(place.now);
+    fs::rename(hidden.path().join("tree"), place.path("moved")).unwrap();
+    assert_eq!(place.lines(), [""; 0]);
+    place.append("moved/a.log", "two\n");
+    assert_eq!(place.lines(), ["two"]);
+}
+
+#[test]
 fn a_file_deleted_while_the_agent_is_down_is_counted() {
     let mut place = Place::new("a.log");
     place.append("a.log", "one\n");
