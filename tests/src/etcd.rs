@@ -73,14 +73,13 @@ impl Etcd {
     /// Waits until a token that nobody used has expired, and makes sure of it.
     #[track_caller]
     pub fn outwait_tokens(&self) {
-        let (expired, refused) = self.request(async |mut client| {
-            client.get("/", None).await?;
+        let refused = self.runtime.block_on(async {
+            let mut client = Client::connect([self.endpoint()], Some(user())).await.expect("log in");
             tokio::time::sleep(Duration::from_millis(2_500 * TOKEN_SECONDS)).await;
-            let answer = client.get("/", None).await.map_err(|error| error.to_string());
-            let error = answer.err().unwrap_or_default();
-            Ok((error.contains("invalid auth token"), error))
+            client.get("/", None).await.map_err(|error| error.to_string())
         });
-        assert!(expired, "a token lives on: {refused}");
+        let error = refused.err().unwrap_or_default();
+        assert!(error.contains("invalid auth token"), "a token lives on: {error}");
     }
 
     /// Its address, as weir's settings and `etcdctl` take it.
@@ -243,11 +242,15 @@ impl Etcd {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let asks = self.asks.load(Ordering::Relaxed);
-        let options = asks.then(|| ConnectOptions::new().with_user(USER.0, USER.1));
+        let options = asks.then(|| user().with_auto_token_refresh(true));
         let talk = async { ask(Client::connect([self.endpoint()], options).await?).await };
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, talk).await });
         answer.map_err(|_| format!("no answer within {ANSWER:?}"))?.map_err(|error| error.to_string())
     }
+}
+
+fn user() -> ConnectOptions {
+    ConnectOptions::new().with_user(USER.0, USER.1)
 }
 
 /// Copies a directory and all below it.

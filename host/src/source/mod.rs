@@ -313,6 +313,11 @@ impl Source {
                 _ if newest.get(&record.id) != Some(&record.incarnation) => {
                     self.checkpoints.forget(&self.entry, record.incarnation);
                 }
+                Some((path, stat)) if self.is_other(record, path) => {
+                    self.count_lost("deleted", record.size.saturating_sub(record.committed), &record.path);
+                    self.checkpoints.forget(&self.entry, record.incarnation);
+                    self.appeared(path, stat, Mark::default(), now);
+                }
                 Some((path, stat)) => self.insert(Tail::resume(record, path.clone(), stat, now)),
                 None => self.resume_moved(record, now),
             }
@@ -330,6 +335,16 @@ impl Source {
         // Before the first line is read it is on the disk where the entry began, so that a crash
         // cannot move that place.
         self.checkpoints.flush();
+    }
+
+    /// Whether a file has the number of one that was followed, and is another: it has another name, and
+    /// does not begin as that one did. Where files have a birth time their numbers tell them apart.
+    fn is_other(&self, record: &Record, path: &Path) -> bool {
+        if record.id.birth.is_some() || path == record.path || record.head.len == 0 {
+            return false;
+        }
+        let begins = self.policy.open(path).ok().and_then(|opened| record.head.matches(&opened.file).ok());
+        begins == Some(false)
     }
 
     /// A file that was followed and whose inode no longer has a matching name: renamed or lost

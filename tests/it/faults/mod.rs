@@ -112,11 +112,18 @@ struct Outcome {
     facts: Value,
     /// What else does not hold.
     broken: Vec<String>,
+    /// Lines may change places.
+    any_order: bool,
 }
 
 impl Outcome {
     fn of(plan: Plan, verdict: Verdict, repeats_allowed: Option<u64>, facts: Value) -> Self {
-        Self { plan, verdict, repeats_allowed, facts, broken: Vec::new() }
+        Self { plan, verdict, repeats_allowed, facts, broken: Vec::new(), any_order: false }
+    }
+
+    /// Lines may change places.
+    fn any_order(self) -> Self {
+        Self { any_order: true, ..self }
     }
 
     /// Something else that must hold, and what is to be said if it does not.
@@ -131,15 +138,16 @@ impl Outcome {
     /// `WEIR_FAULTS_DIR` they are added to `verdicts.json` and `table.md` there, too.
     #[track_caller]
     fn report(&self) {
-        let Self { plan, verdict, repeats_allowed, facts, broken } = self;
+        let Self { plan, verdict, repeats_allowed, facts, broken, any_order } = self;
         let (lost, repeated, reordered) = (verdict.lost(), verdict.repeated(), verdict.reordered());
         let bounded = repeats_allowed.is_none_or(|allowed| repeated <= allowed);
-        let holds = lost == 0 && reordered == 0 && verdict.foreign() == 0 && bounded && broken.is_empty();
+        let in_order = reordered == 0 || *any_order;
+        let holds = lost == 0 && in_order && verdict.foreign() == 0 && bounded && broken.is_empty();
         let json = json!({
             "fault": plan.fault, "seed": plan.seed, "rounds": plan.rounds, "holds": holds,
             "lines": verdict.expected(), "lost": lost, "lost_allowed": 0,
             "repeated": repeated, "repeated_allowed": repeats_allowed,
-            "reordered": reordered, "reordered_allowed": 0, "foreign": verdict.foreign(), "broken": broken, "facts": facts,
+            "reordered": reordered, "reordered_allowed": if *any_order { Value::Null } else { json!(0) }, "foreign": verdict.foreign(), "broken": broken, "facts": facts,
         });
         let row = row(plan, verdict, *repeats_allowed, facts, holds);
         println!("{json}\n{row}");

@@ -493,6 +493,32 @@ fn a_deleted_file_that_was_closed_is_forgotten_and_what_is_missing_counted() {
     assert_eq!((place.source.tails.len(), place.records()), (0, 0));
 }
 
+/// Files of a filesystem without birth times: an inode is given to the next file at once.
+#[test]
+fn without_birth_times_a_reused_inode_under_another_name_is_another_file() {
+    let mut place = Place::new("*.log");
+    place.append("a.log", "one\n");
+    assert_eq!(place.lines(), ["one"]);
+    place.checkpoints.flush();
+    let record = place.checkpoints.load(&place.entry.name).records.remove(0);
+    // As if the deleted file had had the inode that the new one has.
+    fs::remove_file(place.path("a.log")).unwrap();
+    place.append("b.log", "two\n");
+    let stat = Stat::at(&place.path("b.log")).unwrap();
+    let id = FileId { birth: None, ..stat.id };
+    let record = checkpoint::Record { id, ..record };
+    let other = |name: &str| place.source.is_other(&record, &place.path(name));
+    assert!(other("b.log"), "it has another name and begins otherwise");
+    assert!(
+        !place.source.is_other(&checkpoint::Record { id: stat.id, ..record.clone() }, &place.path("b.log"))
+    );
+    place.rename("b.log", "c.log");
+    place.append("b.log", "one\nmore\n");
+    assert!(!other("b.log"), "it was renamed");
+    let same_name = checkpoint::Record { path: place.path("c.log"), ..record.clone() };
+    assert!(!place.source.is_other(&same_name, &place.path("c.log")), "it was rewritten");
+}
+
 #[test]
 fn a_file_that_one_look_at_the_names_missed_is_not_taken_for_deleted() {
     let mut place = Place::new("**/*.log");
