@@ -306,6 +306,7 @@ impl Source {
         // Of the files that had one name first, the one that has it now is the youngest.
         let mut records: Vec<&Record> = saved.records.iter().collect();
         records.sort_by_key(|record| present.get(&record.id).is_some_and(|(path, _)| *path == record.origin));
+        let mut others = HashSet::new();
         for record in records {
             self.last_incarnation = self.last_incarnation.max(record.incarnation);
             match present.get(&record.id) {
@@ -316,7 +317,7 @@ impl Source {
                 Some((path, stat)) if self.is_other(record, path) => {
                     self.count_lost("deleted", record.size.saturating_sub(record.committed), &record.path);
                     self.checkpoints.forget(&self.entry, record.incarnation);
-                    self.appeared(path, stat, Mark::default(), now);
+                    others.insert(stat.id);
                 }
                 Some((path, stat)) => self.insert(Tail::resume(record, path.clone(), stat, now)),
                 None => self.resume_moved(record, now),
@@ -324,7 +325,9 @@ impl Source {
         }
         let same_path = saved.path.as_deref() == Some(&text);
         let at_end = !saved.lost && !same_path && self.start_at == StartAt::End;
-        for (path, stat) in named.iter().filter(|(_, stat)| !newest.contains_key(&stat.id)) {
+        // New ones come last: they wait for what had their name before.
+        let is_new = |stat: &Stat| !newest.contains_key(&stat.id) || others.contains(&stat.id);
+        for (path, stat) in named.iter().filter(|(_, stat)| is_new(stat)) {
             if saved.lost {
                 *self.rewinds.entry("state_lost").or_default() += 1;
             }

@@ -145,8 +145,8 @@ fn quarantined(database: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn any_error_of_the_broker_costs_no_line_but_poison_which_is_in_quarantine() {
-    let plan = Plan::of("retriable, record and fatal errors of the broker, at random", 12, 400);
+fn retriable_and_fatal_errors_of_the_broker_cost_no_line_and_no_order() {
+    let plan = Plan::of("retriable and fatal errors of the broker, at random", 8, 300);
     let mut dice = plan.dice();
     let mut all = Faulty::begin();
     let (mut injected, mut may_repeat) = (BTreeMap::<&str, u64>::new(), 0);
@@ -154,14 +154,11 @@ fn any_error_of_the_broker_costs_no_line_but_poison_which_is_in_quarantine() {
         let mut errors = Vec::new();
         for _ in 0..dice.within(1..4) {
             let (kind, error) = match dice.below(10) {
-                0..6 => ("retriable", RETRIABLE[dice.below(RETRIABLE.len() as u64) as usize]),
-                6..9 => ("record", RECORD[dice.below(2) as usize].0),
+                0..8 => ("retriable", RETRIABLE[dice.below(RETRIABLE.len() as u64) as usize]),
                 _ => ("fatal", FATAL),
             };
-            // A line is refused for good when it is refused alone, too.
-            let times = if kind == "record" { dice.within(1..5) } else { 1 };
-            errors.extend((0..times).map(|_| error));
-            *injected.entry(kind).or_default() += times;
+            errors.push(error);
+            *injected.entry(kind).or_default() += 1;
             may_repeat += u64::from(matches!(error, FATAL | E::RD_KAFKA_RESP_ERR__TRANSPORT));
         }
         all.mock.refuse(&errors);
@@ -181,19 +178,28 @@ fn any_error_of_the_broker_costs_no_line_but_poison_which_is_in_quarantine() {
     all.conclude(plan, may_repeat, false, json!({"injected": injected, "rebuilds": rebuilds}));
 }
 
-/// A batch that is refused for its topic's sake has failed, and librdkafka sends the next one at once.
-/// Where that one is taken, because the topic was allowed at this moment, it is before what is sent
-/// again: the one case in which lines of a file change places with none of them refused for good.
+/// A batch that is refused for the sake of a record or of its topic has failed, and librdkafka sends
+/// the next one at once. Where that one is taken it stands before what is sent again: lines of a file
+/// may change places, around a line that is refused for good and where a topic is refused and taken
+/// again between two batches.
 #[test]
-fn a_topic_that_is_refused_now_and_then_costs_no_line() {
-    let plan = Plan::of("topic authorization taken and given, at random", 10, 400);
+fn refused_batches_cost_no_line_but_poison_which_is_in_quarantine() {
+    let plan = Plan::of("record and topic errors of the broker, at random", 12, 400);
     let mut dice = plan.dice();
     let mut all = Faulty::begin();
-    let mut injected = 0;
+    let mut injected = BTreeMap::<&str, u64>::new();
     for _ in 0..plan.rounds {
-        let times = dice.within(1..6);
-        all.mock.refuse(&(0..times).map(|_| TOPIC).collect::<Vec<_>>());
-        injected += times;
+        let mut errors = Vec::new();
+        for _ in 0..dice.within(1..4) {
+            // A line is refused for good when it is refused alone, too.
+            let times = dice.within(1..5);
+            let record = RECORD[dice.below(2) as usize];
+            let (name, error) =
+                if dice.one_in(3) { ("TOPIC_AUTHORIZATION_FAILED", TOPIC) } else { (record.1, record.0) };
+            errors.extend((0..times).map(|_| error));
+            *injected.entry(name).or_default() += times;
+        }
+        all.mock.refuse(&errors);
         for file in 0..FILES {
             all.write(dice.within(1..LINES), file);
         }
