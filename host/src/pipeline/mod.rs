@@ -49,6 +49,12 @@ const SPARE_BUFFERS: usize = 4;
 /// How long a report may be older than the truth.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A report looks at each file: with very many of them it waits so many times as long as it took.
+const REPORT_PART: u32 = 20;
+
+/// But no longer than this.
+const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
 /// Messages handled before the pipeline reads again.
 const INBOX_BATCH: usize = 64;
 
@@ -156,7 +162,7 @@ pub struct Pipeline {
     base_counts: BTreeMap<String, u64>,
     slot: Arc<Mutex<EntryReport>>,
     told: Told,
-    reported: Instant,
+    report_due: Instant,
     /// Something happened since.
     stale: bool,
     /// There are events to look at, and when some were looked at last.
@@ -309,7 +315,7 @@ impl Pipeline {
             figures,
             told: Told::default(),
             slot,
-            reported: now,
+            report_due: now + REPORT_INTERVAL,
             stale: true,
             woken: false,
             hinted: now,
@@ -329,7 +335,7 @@ impl Pipeline {
             let step = self.step(now);
             self.stale |= step == Step::Progress;
             let over = self.is_over(now);
-            if over || now >= self.reported + REPORT_INTERVAL {
+            if over || now >= self.report_due {
                 self.report(now);
             }
             if over {
@@ -393,7 +399,7 @@ impl Pipeline {
             self.stop,
             (!self.flights.is_empty()).then_some(now + RETRY),
             self.woken.then_some(self.hinted + HINT_PAUSE),
-            self.stale.then_some(self.reported + REPORT_INTERVAL),
+            self.stale.then_some(self.report_due),
         ];
         let due = dues.into_iter().flatten().fold(self.source.next_look(), Instant::min);
         due.saturating_duration_since(now).max(Duration::from_millis(1))

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::recovery::Trouble;
-use super::{Gate, Pipeline};
+use super::{Gate, Pipeline, REPORT_INTERVAL, REPORT_INTERVAL_MAX, REPORT_PART};
 use crate::status::{EntryReport, EntryState, EntryStatus, FilterStatus};
 
 /// Lag above which an entry that is behind counts as catching up. Bytes.
@@ -18,7 +18,8 @@ const CRAMPED_AFTER: Duration = Duration::from_secs(2);
 
 impl Pipeline {
     pub(super) fn report(&mut self, now: Instant) {
-        (self.reported, self.stale) = (now, false);
+        self.stale = false;
+        let begun = Instant::now();
         let (lag_bytes, since) = self.source.lag();
         let (state, cause) = self.state(lag_bytes, now);
         self.figures.held_bytes = self.source.held_bytes();
@@ -43,6 +44,8 @@ impl Pipeline {
         };
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) =
             EntryReport { status, figures: self.figures.clone() };
+        let pause = (begun.elapsed() * REPORT_PART).clamp(REPORT_INTERVAL, REPORT_INTERVAL_MAX);
+        self.report_due = Instant::now() + pause;
     }
 
     fn filter_status(&self) -> Option<FilterStatus> {

@@ -314,7 +314,7 @@ impl Source {
                 _ if newest.get(&record.id) != Some(&record.incarnation) => {
                     self.checkpoints.forget(&self.entry, record.incarnation);
                 }
-                Some((path, stat)) if self.is_other(record, path) => {
+                Some((path, stat)) if self.is_other(record, path) != Some(false) => {
                     self.count_lost("deleted", record.size.saturating_sub(record.committed), &record.path);
                     self.checkpoints.forget(&self.entry, record.incarnation);
                     others.insert(stat.id);
@@ -342,18 +342,21 @@ impl Source {
 
     /// Whether a file has the number of one that was followed, and is another: it has another name, and
     /// does not begin as that one did. Where files have a birth time their numbers tell them apart.
-    fn is_other(&self, record: &Record, path: &Path) -> bool {
-        if record.id.birth.is_some() || path == record.path || record.head.len == 0 {
-            return false;
+    /// `None`: nothing was read of it that would tell, so that either way it is read from its beginning.
+    fn is_other(&self, record: &Record, path: &Path) -> Option<bool> {
+        if record.id.birth.is_some() || path == record.path {
+            return Some(false);
         }
-        let begins = self.policy.open(path).ok().and_then(|opened| record.head.matches(&opened.file).ok());
-        begins == Some(false)
+        let opened = self.policy.open(path).ok().filter(|_| record.head.len > 0)?;
+        record.head.matches(&opened.file).ok().map(|same| !same)
     }
 
     /// A file that was followed and whose inode no longer has a matching name: renamed or lost
     /// while nobody looked, it is finished first.
     fn resume_moved(&mut self, record: &Record, now: Instant) {
-        match find_by_id(&record.path, record.id) {
+        let found = find_by_id(&record.path, record.id);
+        let found = found.map(|found| found.filter(|(path, _)| self.is_other(record, path) != Some(true)));
+        match found {
             // It has its first name, which the entry does not want any more.
             Ok(Some((path, _))) if path == record.origin => {}
             Ok(Some((path, stat))) => {
