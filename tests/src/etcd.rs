@@ -94,6 +94,20 @@ impl Etcd {
         put.header().map_or(0, etcd_client::ResponseHeader::revision)
     }
 
+    /// Writes a key again and again, as fast as one client can.
+    #[track_caller]
+    pub fn put_each(&self, key: &str, values: &[String]) {
+        // Few enough for the limit of a request.
+        for values in values.chunks(100) {
+            self.request(async |mut client| {
+                for value in values {
+                    client.put(key, value.as_str(), None).await?;
+                }
+                Ok(())
+            });
+        }
+    }
+
     /// Reads a key.
     #[track_caller]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
