@@ -19,6 +19,10 @@ pub const TAIL_BYTES: usize = 64;
 /// Bytes at the beginning that are remembered, once there are so many.
 pub const HEAD_BYTES: usize = 1024;
 
+/// The lengths by which a copy is known that is only half made. What has fewer bytes says too little
+/// to be taken for a copy.
+pub const HEAD_LENGTHS: [u16; 7] = [16, 32, 64, 128, 256, 512, 1024];
+
 /// One incarnation of an inode: device, inode and birth time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
@@ -117,8 +121,12 @@ impl Trace {
 impl Head {
     /// The head of `file`, of whose bytes the first `read` have been read.
     pub fn of(file: &File, read: u64) -> io::Result<Self> {
-        let bytes = read_at(file, 0, read.min(HEAD_BYTES as u64) as usize)?;
-        Ok(Self { len: bytes.len() as u16, hash: hash(&bytes) })
+        Ok(Self::of_bytes(&read_at(file, 0, read.min(HEAD_BYTES as u64) as usize)?))
+    }
+
+    /// Of a file that begins with `bytes`: at most [`HEAD_BYTES`].
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self { len: bytes.len() as u16, hash: hash(bytes) }
     }
 
     /// Whether `file` begins so.

@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
 use self::checkpoint::{Checkpoints, Record, Saved};
+use self::copies::Heads;
 use self::discovery::Pattern;
 use self::identity::{FileId, Stat, Trace, read_at};
 use self::lines::{Lines, Rules};
@@ -26,6 +27,7 @@ use crate::policy::{OpenError, Policy};
 use crate::telemetry::Seldom;
 
 pub mod checkpoint;
+mod copies;
 pub mod discovery;
 pub mod identity;
 pub mod lines;
@@ -87,6 +89,7 @@ pub struct Source {
     by_path: HashMap<PathBuf, u64>,
     /// The newest file that had this name first.
     by_origin: HashMap<PathBuf, u64>,
+    heads: Heads,
     /// Files that are polled: open ones, and renamed or deleted ones that are not finished. The
     /// others cost nothing but a look at each scan.
     awake: BTreeSet<u64>,
@@ -149,6 +152,7 @@ impl Source {
             by_id: HashMap::new(),
             by_path: HashMap::new(),
             by_origin: HashMap::new(),
+            heads: Heads::default(),
             awake: BTreeSet::new(),
             turns: VecDeque::new(),
             scan_due: true,
@@ -207,12 +211,16 @@ impl Source {
     fn poll(&mut self, now: Instant) {
         for key in self.awake.clone() {
             self.look_after(key, now);
+            self.look_at_twin(key, now);
         }
         self.close_idle(now);
         self.finish_moved(now);
         let tails = &self.tails;
-        let is_awake =
-            |tail: &Tail| tail.is_open() || (matches!(tail.fate, Fate::Moved { .. }) && !tail.is_finished());
+        let is_awake = |tail: &Tail| {
+            tail.is_open()
+                || tail.twin.is_some()
+                || (matches!(tail.fate, Fate::Moved { .. }) && !tail.is_finished())
+        };
         self.awake.retain(|key| tails.get(key).is_some_and(is_awake));
     }
 
@@ -508,6 +516,7 @@ impl Source {
         let key = tail.incarnation;
         self.by_id.insert(tail.id, key);
         self.by_path.insert(tail.path.clone(), key);
+        self.heads.add(tail.heads(), key);
         tail.after = self.by_origin.insert(tail.origin.clone(), key);
         self.tails.insert(key, tail);
         self.enqueue(key);
@@ -525,7 +534,8 @@ impl Source {
     /// files that are newer.
     fn next_content(&mut self, incarnation: u64) -> u64 {
         let next = incarnation + 1;
-        if next.is_multiple_of(CONTENTS) { self.next_incarnation() } else { next }
+        let is_taken = next.is_multiple_of(CONTENTS) || self.tails.contains_key(&next);
+        if is_taken { self.next_incarnation() } else { next }
     }
 
     fn close_idle(&mut self, now: Instant) {
@@ -599,6 +609,7 @@ impl Source {
         self.awake.remove(&key);
         remove_if(&mut self.by_id, &tail.id, key);
         remove_if(&mut self.by_path, &tail.path, key);
+        self.heads.remove(tail.heads(), key);
         let before = tail.after.filter(|before| self.tails.contains_key(before));
         self.stand_in(&tail.origin, key, before);
         self.checkpoints.forget(&self.entry, key);
@@ -616,9 +627,13 @@ impl Source {
 
     /// Whether a file that has something new may be read: not before those that had its name.
     fn is_ready(&self, tail: &Tail) -> bool {
+        if tail.twin.is_some() {
+            return false;
+        }
         let mut before = tail.after;
         while let Some(tail) = before.and_then(|key| self.tails.get(&key)) {
-            if !tail.is_drained() {
+            // What waits to be known as a copy holds up nobody, least of all what it was copied from.
+            if !tail.is_drained() && tail.twin.is_none() {
                 return false;
             }
             before = tail.after;
@@ -690,6 +705,9 @@ impl Source {
         lines: &mut Lines,
         now: Instant,
     ) -> Option<Piece> {
+        if self.vet(key, now).is_ok_and(|is_twin| is_twin) {
+            return None;
+        }
         let tail = self.tails.get_mut(&key)?;
         let fill = tail.fill(&self.policy, buffer, want, now);
         if tail.is_open() {
@@ -747,8 +765,10 @@ impl Source {
         }
     }
 
-    /// The content is not what was read: the file begins again, as another incarnation.
+    /// The content is not what was read: the file begins again, as another incarnation. Where what it
+    /// held was copied before, that is finished first.
     fn begin_anew(&mut self, key: u64, lost: u64, now: Instant) {
+        let copy = self.find_copy(key);
         let incarnation = self.next_content(key);
         let Some(tail) = self.tails.get_mut(&key) else { return };
         *self.rewinds.entry("truncated").or_default() += 1;
@@ -756,10 +776,24 @@ impl Source {
             info!(entry = %self.entry, path = %tail.path.display(), held_back,
                 "a file was truncated or rewritten; it is read from its beginning");
         }
-        let anew = tail.begin_anew(incarnation, now);
-        self.count_lost("truncated", lost, &anew.path);
+        let (anew, read_to) = (tail.begin_anew(incarnation, now), tail.read_to());
+        let path = anew.path.clone();
         self.awake.insert(incarnation);
-        self.replace(key, anew);
+        let lost = match copy {
+            Some((copy, stat)) if stat.size >= read_to => {
+                let lost = self.go_on_in_copy(key, copy, &stat, now);
+                self.insert(anew);
+                lost
+            }
+            _ => {
+                self.replace(key, anew);
+                if let Some((copy, stat)) = copy {
+                    self.pass_over_copy(&copy, &stat, now);
+                }
+                lost
+            }
+        };
+        self.count_lost("truncated", lost, &path);
         self.note(incarnation, 0);
         self.drop_if_over(key);
     }
@@ -767,6 +801,9 @@ impl Source {
     /// What was true of the file with number `key` is true of `anew` now.
     fn replace(&mut self, key: u64, anew: Tail) {
         let number = anew.incarnation;
+        if let Some(tail) = self.tails.get_mut(&key) {
+            tail.end();
+        }
         for place in [self.by_id.get_mut(&anew.id), self.by_path.get_mut(&anew.path)] {
             if let Some(place) = place.filter(|place| **place == key) {
                 *place = number;
@@ -813,7 +850,12 @@ impl Source {
     /// The first `used` bytes of the piece are chunk `id` now; the rest is read again.
     pub fn take(&mut self, piece: &Piece, id: u64, buffer: &[u8], used: usize, whole: bool) {
         if let Some(tail) = self.tails.get_mut(&piece.incarnation) {
+            let known = tail.heads().len();
             tail.advance(id, buffer, used);
+            if tail.heads().len() != known {
+                self.heads.remove(tail.heads(), piece.incarnation);
+                self.heads.add(tail.heads(), piece.incarnation);
+            }
             tail.inside = whole && piece.inside;
         }
         self.close_surplus(piece.incarnation);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Record;
-use super::identity::{FileId, Head, Stat, TAIL_BYTES, Trace};
+use super::identity::{FileId, HEAD_BYTES, HEAD_LENGTHS, Head, Stat, TAIL_BYTES, Trace, read_at};
 use crate::ledger::{Ledger, Mark};
 use crate::model::Problem;
 use crate::policy::{OpenError, Policy};
@@ -28,6 +28,9 @@ const TROUBLE_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::
 /// A renamed or deleted file that was read to its end and did not grow for so long is settled: its
 /// writer had the time to open the new one.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// Places kept at which a copy must have the same bytes.
+const SAMPLES_MAX: usize = 16;
 
 /// Sightings kept to tell how old unread bytes are.
 const SIGHTINGS_MAX: usize = 64;
@@ -55,9 +58,17 @@ pub struct Tail {
     pub queued: bool,
     /// Why it cannot be read, and when to try again.
     pub trouble: Option<Trouble>,
+    /// It is known not to be a copy of a file that is followed.
+    pub vetted: bool,
+    /// The file that it may be a copy of: it is not read until that is known.
+    pub twin: Option<u64>,
     file: Option<File>,
     verified: bool,
     head: Head,
+    /// What it begins with, the shortest first: a copy that is half made is known by them.
+    heads: Vec<Head>,
+    /// Where chunks ended, and what stood there.
+    samples: Vec<Mark>,
     size: u64,
     /// The largest size it had.
     seen: u64,
@@ -134,6 +145,8 @@ impl Tail {
         let mark = Mark { offset: record.committed, trace: record.trace };
         let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
         tail.head = record.head;
+        tail.heads.extend((record.head.len >= HEAD_LENGTHS[0]).then_some(record.head));
+        tail.seen = record.size;
         tail.sighted(stat, now);
         let as_left = (stat.size, stat.modified) == (record.size, record.modified);
         tail.suspect = tail.read_to > 0 && !as_left;
@@ -152,9 +165,13 @@ impl Tail {
             inside: false,
             queued: false,
             trouble: None,
+            vetted: false,
+            twin: None,
             file: None,
             verified: false,
             head: Head::default(),
+            heads: Vec::new(),
+            samples: if mark.offset > 0 { vec![mark] } else { Vec::new() },
             size: 0,
             seen: 0,
             modified: 0,
@@ -198,6 +215,62 @@ impl Tail {
             }
             self.sightings.push_back((now, self.size));
         }
+    }
+
+    fn know_head(&mut self, bytes: &[u8]) {
+        self.head = Head::of_bytes(bytes);
+        for len in HEAD_LENGTHS.into_iter().filter(|len| usize::from(*len) <= bytes.len()) {
+            if self.heads.iter().all(|head| head.len != len) {
+                self.heads.push(Head::of_bytes(&bytes[..usize::from(len)]));
+            }
+        }
+        self.heads.sort_unstable_by_key(|head| head.len);
+    }
+
+    /// What it begins with, the shortest first.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// Its descriptor, where it is open.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// Whether it may have been truncated or rewritten since it was read.
+    pub fn is_doubtful(&self) -> bool {
+        self.suspect || self.size < self.read_to
+    }
+
+    /// Whether it was written to since it was last looked at.
+    pub fn differs(&self, stat: &Stat) -> bool {
+        (stat.size, stat.modified) != (self.size, self.modified)
+    }
+
+    /// Whether a file of `size` bytes holds what was read, as far as it goes.
+    pub fn is_copied_in(&self, file: &File, size: u64) -> io::Result<bool> {
+        let Some(head) = self.heads.iter().rev().find(|head| u64::from(head.len) <= size) else {
+            return Ok(false);
+        };
+        if !head.matches(file)? {
+            return Ok(false);
+        }
+        for sample in self.samples.iter().filter(|sample| sample.offset <= size) {
+            if sample.trace.verify(file, sample.offset)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What was read of it goes on in a copy of it. Returns how many bytes were seen that neither
+    /// were read nor are in the copy.
+    pub fn move_to(&mut self, path: PathBuf, stat: &Stat, now: Instant) -> u64 {
+        let lost = self.seen.saturating_sub(self.read_to.max(stat.size));
+        (self.path, self.id, self.file, self.verified) = (path, stat.id, None, false);
+        (self.size, self.seen, self.modified) = (stat.size, stat.size, stat.modified);
+        (self.suspect, self.partial_at, self.grew, self.not_before) = (false, 0, now, now);
+        lost
     }
 
     /// Looks at the file. False when its name leads nowhere, or to another file.
@@ -399,7 +472,6 @@ impl Tail {
         let anew = Self::build(incarnation, self.id, path, origin, Mark::default(), now);
         let (file, size, modified) = (self.file.take(), self.size, self.modified);
         let (fate, after) = (self.fate, self.after);
-        self.end();
         Self { file, size, seen: size, modified, fate, after, ..anew }
     }
 
@@ -410,11 +482,27 @@ impl Tail {
         self.before.drain(..self.before.len() - keep);
         self.before.extend_from_slice(&used[used.len().saturating_sub(TAIL_BYTES)..]);
         self.read_to += used.len() as u64;
-        self.ledger.begin(id, Mark { offset: self.read_to, trace: Trace::of(&self.before) });
-        if let Some(file) = self.file.as_ref().filter(|_| self.head.grows(self.read_to)) {
-            // A head that cannot be read now is read with the next chunk.
-            self.head = Head::of(file, self.read_to).unwrap_or(self.head);
+        let mark = Mark { offset: self.read_to, trace: Trace::of(&self.before) };
+        self.ledger.begin(id, mark);
+        self.sample(mark);
+        // A head that cannot be read now is read with the next chunk.
+        let file = self.file.as_ref().filter(|_| self.head.grows(self.read_to));
+        let len = self.read_to.min(HEAD_BYTES as u64) as usize;
+        if let Some(bytes) = file.and_then(|file| read_at(file, 0, len).ok()) {
+            self.know_head(&bytes);
         }
+    }
+
+    /// Every second place is forgotten where there are too many.
+    fn sample(&mut self, mark: Mark) {
+        if self.samples.len() >= SAMPLES_MAX {
+            let mut keep = false;
+            self.samples.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.samples.push(mark);
     }
 
     /// Only an unfinished line is left.

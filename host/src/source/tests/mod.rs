@@ -8,6 +8,7 @@ use super::*;
 use crate::model::{RecordKey, Topic};
 use crate::policy::Rules as PolicyRules;
 
+mod copies;
 mod model;
 
 const LIMITS: HeldLimits = HeldLimits { age: Duration::from_secs(3600), bytes: 1 << 30 };
@@ -444,21 +445,6 @@ fn a_truncated_content_still_under_way_does_not_touch_the_new_one() {
     place.source.finished(old, id);
     place.restart();
     assert_eq!(place.lines(), ["a", "b"]);
-}
-
-#[test]
-fn copytruncate_repeats_nothing() {
-    for glob in [false, true] {
-        let mut place = Place::new(if glob { "a.log*" } else { "a.log" });
-        place.append("a.log", text(&numbered(0, 10)));
-        assert_eq!(place.lines(), numbered(0, 10));
-        if !glob {
-            fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
-        }
-        File::options().write(true).open(place.path("a.log")).unwrap().set_len(0).unwrap();
-        place.append("a.log", text(&numbered(10, 12)));
-        assert_eq!(place.lines(), numbered(10, 12));
-    }
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Files that are copies of what was read: rotation by copying and truncating.
+//!
+//! In: a file with nothing read of it, or one that was just truncated. Out: whether the first waits,
+//! and where the content of the second goes on. Absent by design: trusting a name; a copy is known
+//! by its bytes.
+//!
+//! A copy that is found takes the place of what was truncated, as if that had been renamed: what is
+//! under way stays under way, what was read is not read again, and what was not is read from the
+//! copy, before the new content.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::os::unix::fs::DirEntryExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::Source;
+use super::identity::{HEAD_BYTES, HEAD_LENGTHS, Head, Stat, Trace, read_at};
+use super::tail::{Fate, Tail};
+use crate::ledger::Mark;
+
+/// A file that begins as another one does, and did not grow for so long while that one was not
+/// truncated, is no copy on its way: it is read as any other.
+const TWIN_WAIT: Duration = Duration::from_secs(3);
+
+/// Files beside a truncated one that are looked into, the newest first.
+const CANDIDATES_MAX: usize = 16;
+
+/// Names beside a truncated one that are looked at.
+const NAMES_MAX: usize = 10_000;
+
+/// What the files begin with, as far as they were read.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    /// The longest head of each.
+    longest: ByHead,
+    /// The shorter ones, for copies that are shorter than that.
+    shorter: ByHead,
+}
+
+/// Files by length and hash of a head.
+type ByHead = BTreeMap<u16, HashMap<u64, BTreeSet<u64>>>;
+
+impl Heads {
+    /// `heads` stand in order of length.
+    pub(super) fn add(&mut self, heads: &[Head], key: u64) {
+        let Some((longest, shorter)) = heads.split_last() else { return };
+        shorter.iter().for_each(|head| insert(&mut self.shorter, head, key));
+        insert(&mut self.longest, longest, key);
+    }
+
+    pub(super) fn remove(&mut self, heads: &[Head], key: u64) {
+        for by in [&mut self.longest, &mut self.shorter] {
+            for head in heads {
+                take(by, head, key);
+            }
+        }
+    }
+
+    /// The files that begin as `bytes` do, those with most in common first.
+    fn like(&self, bytes: &[u8]) -> Vec<u64> {
+        let same = |by: &ByHead, len: u16| {
+            let head = Head::of_bytes(&bytes[..usize::from(len)]);
+            by.get(&len)
+                .and_then(|heads| heads.get(&head.hash))
+                .into_iter()
+                .flatten()
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        let half = HEAD_LENGTHS.into_iter().rev().find(|len| usize::from(*len) <= bytes.len());
+        let shorter =
+            half.filter(|_| bytes.len() < HEAD_BYTES).into_iter().flat_map(|len| same(&self.shorter, len));
+        let whole =
+            self.longest.range(..=bytes.len() as u16).rev().flat_map(|(len, _)| same(&self.longest, *len));
+        shorter.chain(whole).collect()
+    }
+}
+
+fn insert(by: &mut ByHead, head: &Head, key: u64) {
+    by.entry(head.len).or_default().entry(head.hash).or_default().insert(key);
+}
+
+fn take(by: &mut ByHead, head: &Head, key: u64) {
+    let Some(same_length) = by.get_mut(&head.len) else { return };
+    if let Some(keys) = same_length.get_mut(&head.hash) {
+        keys.remove(&key);
+        if keys.is_empty() {
+            same_length.remove(&head.hash);
+        }
+    }
+    if same_length.is_empty() {
+        by.remove(&head.len);
+    }
+}
+
+impl Source {
+    /// Before anything of a file is read: does it begin as one that is followed? Then it may be the
+    /// copy that is made before a truncation, and waits until that is known.
+    pub(super) fn vet(&mut self, key: u64, now: Instant) -> io::Result<bool> {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| !tail.vetted) else { return Ok(false) };
+        if tail.read_to() > 0 {
+            tail.vetted = true;
+            return Ok(false);
+        }
+        let Ok(file) = tail.open(&self.policy, now) else { return Ok(false) };
+        let (bytes, size) = (read_at(file, 0, HEAD_BYTES)?, Stat::of(file)?.size);
+        let mut twin = None;
+        for of in self.heads.like(&bytes) {
+            if let Some(of) = self.tails.get_mut(&of) {
+                // How large it is now.
+                of.poll(now);
+            }
+            if of != key && self.may_be_copy(of, key, size)? {
+                twin = Some(of);
+                self.awake.insert(key);
+                break;
+            }
+        }
+        if let Some(tail) = self.tails.get_mut(&key) {
+            (tail.twin, tail.vetted) = (twin, twin.is_none());
+        }
+        Ok(twin.is_some())
+    }
+
+    /// Whether file `key`, of `size` bytes, may be a copy, perhaps half made, of what was read of `of`.
+    fn may_be_copy(&self, of: u64, key: u64, size: u64) -> io::Result<bool> {
+        let (Some(tail), Some(copy)) = (self.tails.get(&of), self.tails.get(&key)) else { return Ok(false) };
+        let Some(file) = copy.file() else { return Ok(false) };
+        // A file that was renamed is not copied for rotation; and a copy is no larger than what it is
+        // made of, unless that was truncated already.
+        let is_live = tail.fate == Fate::Named && tail.path == tail.origin;
+        let is_like =
+            stem_of(&tail.path) == stem_of(&copy.path) && (size <= tail.size() || tail.is_doubtful());
+        Ok(is_live && is_like && tail.is_copied_in(file, size)?)
+    }
+
+    /// Looks again at a file that waits for the truncation of the one it may be a copy of.
+    pub(super) fn look_at_twin(&mut self, key: u64, now: Instant) {
+        let Some((tail, of)) = self.tails.get(&key).and_then(|tail| Some((tail, tail.twin?))) else { return };
+        let waits =
+            tail.quiet_for(now) < TWIN_WAIT && self.may_be_copy(of, key, tail.size()).unwrap_or_default();
+        if waits {
+            return;
+        }
+        if let Some(tail) = self.tails.get_mut(&key) {
+            (tail.twin, tail.vetted) = (None, true);
+        }
+        self.enqueue(key);
+    }
+
+    /// The copy of what was read of a file before it was truncated, if there is one.
+    pub(super) fn find_copy(&self, key: u64) -> Option<(PathBuf, Stat)> {
+        let tail = self.tails.get(&key).filter(|tail| tail.read_to() > 0)?;
+        let twins = self.tails.values().filter(|twin| twin.twin == Some(key));
+        let twins = twins.map(|twin| twin.path.clone()).filter_map(with_stat);
+        twins.chain(self.beside(tail)).find(|(path, stat)| self.is_copy(tail, path, stat))
+    }
+
+    /// Files in the directory of `tail` that share the beginning of its name, the newest first: those
+    /// of which nothing was read, or that may have been written over since.
+    fn beside(&self, tail: &Tail) -> impl Iterator<Item = (PathBuf, Stat)> {
+        let stem = stem_of(&tail.path);
+        let names = tail.path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
+        let likely = names.take(NAMES_MAX).filter_map(Result::ok).filter(|name| {
+            name.ino() != tail.id.ino
+                && name.file_type().is_ok_and(|kind| kind.is_file())
+                && stem_of(&name.path()) == stem
+        });
+        let is_unread = |stat: &Stat| {
+            let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key));
+            known.is_none_or(|known| known.read_to() == 0 || known.is_doubtful() || known.differs(stat))
+        };
+        let mut files: Vec<_> = likely.filter_map(|name| with_stat(name.path())).collect();
+        files.retain(|(_, stat)| is_unread(stat));
+        files.sort_by_key(|(_, stat)| std::cmp::Reverse(stat.modified));
+        files.truncate(CANDIDATES_MAX);
+        files.into_iter()
+    }
+
+    fn is_copy(&self, tail: &Tail, path: &Path, stat: &Stat) -> bool {
+        let Ok(opened) = self.policy.open(path) else { return false };
+        Stat::of(&opened.file).is_ok_and(|opened| opened.id == stat.id)
+            && tail.is_copied_in(&opened.file, stat.size).unwrap_or_default()
+    }
+
+    /// What was read of file `key` goes on in its copy, as if it had been renamed. Returns how many
+    /// bytes were seen that neither were read nor are in the copy.
+    pub(super) fn go_on_in_copy(&mut self, key: u64, path: PathBuf, stat: &Stat, now: Instant) -> u64 {
+        self.replaced_by_copy(stat);
+        let is_wanted = self.pattern.matches(&path);
+        let Some(tail) = self.tails.get_mut(&key) else { return 0 };
+        info!(entry = %self.entry, path = %tail.path.display(), copy = %path.display(),
+            "a file was copied and truncated; its copy is read to its end first");
+        let lost = tail.move_to(path.clone(), stat, now);
+        if !is_wanted {
+            tail.fate = Fate::Moved { since: now, deleted: false };
+        }
+        self.awake.insert(key);
+        self.by_id.insert(stat.id, key);
+        self.by_path.insert(path, key);
+        self.note(key, 0);
+        self.enqueue(key);
+        lost
+    }
+
+    /// All of a copy was read before the truncation.
+    pub(super) fn pass_over_copy(&mut self, path: &Path, stat: &Stat, now: Instant) {
+        self.replaced_by_copy(stat);
+        if self.pattern.matches(path) {
+            self.appeared(path, stat, Mark { offset: stat.size, trace: Trace::default() }, now);
+        }
+    }
+
+    /// What the file that holds a copy now held before is gone.
+    fn replaced_by_copy(&mut self, stat: &Stat) {
+        let Some(key) = self.by_id.get(&stat.id).copied() else { return };
+        let Some(tail) = self.tails.get_mut(&key) else { return };
+        let unread = if tail.read_to() > 0 { tail.unread() } else { 0 };
+        self.give_up(key, "truncated", unread);
+    }
+}
+
+fn with_stat(path: PathBuf) -> Option<(PathBuf, Stat)> {
+    let stat = Stat::at(&path).ok().filter(|stat| stat.regular)?;
+    Some((path, stat))
+}
+
+/// What rotation keeps of a name: `app` of `app.log`, `app.log.1`, `app-20261125.log`.
+fn stem_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
+    let end = name.find(|c: char| !c.is_alphabetic()).filter(|end| *end > 0).unwrap_or(name.len());
+    Some(name[..end].to_string())
+}

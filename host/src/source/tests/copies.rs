@@ -1,0 +1,178 @@
+//! Rotation by copying and truncating.
+
+use super::*;
+
+/// What an entry names, and whether that covers the copy.
+const PATTERNS: [&str; 2] = ["a.log", "a.log*"];
+
+fn copy(place: &Place) {
+    fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
+}
+
+fn truncate(place: &Place) {
+    File::options().write(true).open(place.path("a.log")).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn what_was_read_is_not_read_again_from_the_copy() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        place.append("a.log", text(&numbered(0, 10)));
+        assert_eq!(place.lines(), numbered(0, 10));
+        copy(&place);
+        truncate(&place);
+        place.append("a.log", text(&numbered(10, 12)));
+        assert_eq!(place.lines_within(seconds(10)), numbered(10, 12), "{pattern}");
+        assert_eq!(place.lost(), []);
+    }
+}
+
+#[test]
+fn a_copy_that_is_seen_before_the_truncation_waits_for_it() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 100)));
+    assert_eq!(place.lines(), numbered(0, 100));
+    let whole = fs::read(place.path("a.log")).unwrap();
+    // It is half made when it is seen first.
+    place.append("a.log.1", &whole[..700]);
+    assert_eq!(place.lines(), [""; 0]);
+    place.append("a.log.1", &whole[700..]);
+    place.append("a.log", text(&numbered(100, 101)));
+    assert_eq!(place.lines(), numbered(100, 101));
+    truncate(&place);
+    place.append("a.log", text(&numbered(101, 103)));
+    assert_eq!(place.lines_within(seconds(10)), numbered(101, 103));
+    place.rename("a.log.1", "a.log.2");
+    place.restart();
+    assert_eq!(place.lines_within(seconds(10)), [""; 0]);
+}
+
+#[test]
+fn what_was_not_read_is_read_from_the_copy_before_the_new_content() {
+    for pattern in PATTERNS {
+        for restart in [false, true] {
+            let mut place = Place::new(pattern);
+            place.append("a.log", text(&numbered(0, 10)));
+            assert_eq!(place.lines(), numbered(0, 10));
+            place.append("a.log", text(&numbered(10, 20)));
+            copy(&place);
+            truncate(&place);
+            place.append("a.log", text(&numbered(20, 30)));
+            if restart {
+                place.restart();
+            }
+            assert_eq!(place.lines_within(seconds(10)), numbered(10, 30), "{pattern}, restart {restart}");
+            assert_eq!(place.lost(), []);
+            assert!(place.read.iter().all(|read| read.origin == place.path("a.log")));
+        }
+    }
+}
+
+#[test]
+fn what_was_under_way_at_the_truncation_is_read_from_the_copy_after_a_crash() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        place.append("a.log", text(&numbered(0, 5)));
+        assert_eq!(place.lines(), numbered(0, 5));
+        place.append("a.log", text(&numbered(5, 10)));
+        assert_eq!(place.unfinished_lines(), numbered(5, 10));
+        copy(&place);
+        truncate(&place);
+        place.append("a.log", text(&numbered(10, 12)));
+        assert_eq!(place.unfinished_lines(), numbered(10, 12));
+        place.restart();
+        assert_eq!(place.lines_within(seconds(10)), numbered(5, 12), "{pattern}");
+    }
+}
+
+#[test]
+fn what_did_not_make_it_into_the_copy_is_counted() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        place.append("a.log", text(&numbered(0, 10)));
+        assert_eq!(place.lines(), numbered(0, 10));
+        place.append("a.log", "in the copy\n");
+        copy(&place);
+        place.append("a.log", "not in the copy\n");
+        place.wait(seconds(1));
+        truncate(&place);
+        assert_eq!(place.lines_within(seconds(10)), ["in the copy"], "{pattern}");
+        assert_eq!(place.lost(), [("truncated", 16)]);
+    }
+}
+
+#[test]
+fn a_copy_of_less_than_was_read_is_passed_over() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        place.append("a.log", text(&numbered(0, 10)));
+        assert_eq!(place.lines(), numbered(0, 10));
+        copy(&place);
+        place.append("a.log", text(&numbered(10, 20)));
+        assert_eq!(place.lines(), numbered(10, 20));
+        truncate(&place);
+        place.append("a.log", text(&numbered(20, 30)));
+        assert_eq!(place.lines_within(seconds(10)), numbered(20, 30), "{pattern}");
+        place.restart();
+        assert_eq!(place.lines_within(seconds(10)), [""; 0], "{pattern}");
+        assert_eq!(place.lost(), []);
+    }
+}
+
+#[test]
+fn a_copy_that_overwrites_the_last_one_is_a_copy() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        for rotation in 0..4 {
+            let (from, unread, to) = (rotation * 20, rotation * 20 + 12, rotation * 20 + 20);
+            place.append("a.log", text(&numbered(from, unread)));
+            assert_eq!(place.lines(), numbered(from, unread), "{pattern}");
+            place.append("a.log", text(&numbered(unread, to)));
+            copy(&place);
+            if rotation % 2 == 1 {
+                // It is looked at before the truncation.
+                assert_eq!(place.lines_within(seconds(1)), numbered(unread, to), "{pattern}");
+                truncate(&place);
+                assert_eq!(place.lines_within(seconds(10)), [""; 0], "{pattern} {rotation}");
+            } else {
+                truncate(&place);
+                assert_eq!(place.lines_within(seconds(10)), numbered(unread, to), "{pattern} {rotation}");
+            }
+        }
+        assert_eq!(place.lost(), []);
+    }
+}
+
+#[test]
+fn a_copy_whose_original_stays_is_a_file_like_any_other() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    copy(&place);
+    assert_eq!(place.lines(), [""; 0]);
+    assert_eq!(place.lines_within(seconds(10)), numbered(0, 10));
+}
+
+#[test]
+fn files_that_only_begin_alike_are_all_read_and_without_delay() {
+    let mut place = Place::new("a.log*");
+    let header = format!("{}\n", "# the same header ".repeat(20));
+    place.append("a.log", format!("{header}one\n"));
+    assert_eq!(place.lines().last().unwrap(), "one");
+    place.append("a.log.new", format!("{header}two\n"));
+    assert_eq!(place.lines().last().unwrap(), "two");
+    truncate(&place);
+    place.append("a.log", format!("{header}three\n"));
+    assert_eq!(place.lines().last().unwrap(), "three");
+    assert_eq!(place.lines_within(seconds(10)), [""; 0]);
+}
+
+#[test]
+fn a_renamed_file_and_a_new_one_that_begins_alike_are_two() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    place.rename("a.log", "a.log.1");
+    place.append("a.log", text(&numbered(0, 5)));
+    assert_eq!(place.lines(), numbered(0, 5));
+}
