@@ -95,11 +95,11 @@
 //! # Small and fast modules
 //!
 //! A module is fetched once by every agent, so size matters little; what runs for every line does.
-//! All the same, the smallest filter has some 19 kB, serde and JSON add about 60 kB.
+//! All the same: the smallest filter, `drop_debug`, has 19 kB, `json_fields` with serde and JSON
+//! 141 kB, `redact` with regular expressions and JSON 793 kB.
 //!
-//! **Regular expressions.** `memchr::memmem` finds a fixed text many times faster than any regular
-//! expression finds it; look for the fixed part first, and run the expression on lines that have
-//! it. Take `regex::bytes` (lines need not be UTF-8; `regex-lite` has no `bytes`) without its
+//! **Regular expressions.** Where a pattern has a fixed part, look for that first with
+//! `memchr::memmem`, and run the expression on lines that have it. Take `regex::bytes` (lines need not be UTF-8; `regex-lite` has no `bytes`) without its
 //! Unicode tables, which are most of what it weighs, and build expressions in `init`, never for a
 //! line:
 //!
