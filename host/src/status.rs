@@ -144,6 +144,8 @@ pub struct Figures {
     /// Files read again from their beginning (`truncated`, `state_lost`), and entries started again
     /// from their offsets (`breakdown`).
     pub rewinds: BTreeMap<&'static str, u64>,
+    /// Lines of the quarantine that were sent again, or that the filter dropped then.
+    pub replayed: u64,
     /// Runs of NUL that were skipped.
     pub nul_runs: u64,
     /// What could not be saved, by reason: `truncated`, `deleted`, `held_limit`.

@@ -11,6 +11,7 @@ mod dependencies;
 mod faults;
 mod filter;
 mod harness;
+mod operate;
 mod rotation;
 mod shutdown;
 mod tidy;

@@ -428,6 +428,11 @@ impl Weir {
         on_path.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect()
     }
 
+    /// Where `[admin] listen` has it listen.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its process id.
     #[track_caller]
     pub fn pid(&self) -> u32 {

@@ -15,6 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::metrics::{MEDIA_TYPE, Metrics};
+use super::quarantine::{self, Access};
 use crate::status::{Board, Status};
 
 /// Where the status stands, over the network and on the socket.
@@ -35,14 +36,23 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
-/// Everything, for whoever reaches `address` and asks for this agent.
+/// What may be seen, for whoever reaches `address` and asks for this agent.
 pub(super) fn network(board: &Board, address: SocketAddr) -> Router {
     let hosts = Arc::new(Hosts::new(&board.status().agent.name, address));
-    local(board).layer(middleware::from_fn_with_state(hosts, guard))
+    shown(board).layer(middleware::from_fn_with_state(hosts, guard))
 }
 
 /// Everything, for whoever may open the socket.
-pub(super) fn local(board: &Board) -> Router {
+pub(super) fn local(board: &Board, quarantine: Option<Access>) -> Router {
+    let shown = shown(board);
+    match quarantine {
+        Some(access) => shown.merge(quarantine::routes(access)),
+        None => shown,
+    }
+}
+
+/// What anybody may see.
+fn shown(board: &Board) -> Router {
     let views = Views { board: board.clone(), metrics: Arc::new(Metrics::new(board.clone())) };
     Router::new()
         .route("/", get(|| async { Html(PAGE) }))

@@ -163,6 +163,12 @@ const METRICS: &[Metric] = &[
         values: Counter(|entry| entry.figures.resends),
     },
     Metric {
+        name: "weir_replayed_lines_total",
+        help: "Lines that left the quarantine by `weir quarantine replay`: acknowledged by Kafka, or dropped by \
+            the filter as it is now; they stay counted as quarantined, and this is no part of the sums",
+        values: Counter(|entry| entry.figures.replayed),
+    },
+    Metric {
         name: "weir_rewinds_total",
         help: "Places that reading went back to, by reason: `truncated`, a file whose content is not what was \
             read, to its beginning; `state_lost`, a file whose offset was lost, to its beginning; `breakdown`, \

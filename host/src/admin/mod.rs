@@ -1,8 +1,9 @@
 //! Shows what the agent says about itself: `/metrics`, health, status and a page over HTTP, the
 //! status over a Unix socket.
 //!
-//! In: a [`Board`]. Out: answers to GET. Absent by design: changes of anything, line content,
-//! error texts of modules in `/metrics`, other hosts' agents.
+//! In: a [`Board`]. Out: answers to GET, and on the socket what `weir quarantine` asks for. Absent by
+//! design: over the network, changes of anything and line content; error texts of modules in `/metrics`;
+//! other hosts' agents.
 //!
 //! Neither listener can cost the agent more than a bounded number of connections: see `bounded`.
 
@@ -19,11 +20,13 @@ use crate::config::AdminSettings;
 use crate::state::is_disk_failure;
 use crate::status::Board;
 use bounded::Bounded;
+use quarantine::Access;
 use socket::Socket;
 
 mod bounded;
 mod http;
 mod metrics;
+pub mod quarantine;
 mod socket;
 
 pub use socket::fetch_status;
@@ -70,8 +73,8 @@ pub enum AdminError {
         /// Why.
         source: io::Error,
     },
-    /// What came back is no status.
-    #[error("the answer on {} is not an agent's status: {cause}", path.display())]
+    /// What came back is of no use.
+    #[error("the agent on {} does not answer as it should: {cause}", path.display())]
     Answer {
         /// Who answered.
         path: PathBuf,
@@ -88,6 +91,7 @@ pub struct Admin {
     /// `None` where its directory is on a disk that fails.
     socket: Option<Socket>,
     board: Board,
+    quarantine: Option<Access>,
 }
 
 impl Admin {
@@ -103,7 +107,13 @@ impl Admin {
             }
             bound => Some(bound?),
         };
-        Ok(Self { tcp, address, socket, board })
+        Ok(Self { tcp, address, socket, board, quarantine: None })
+    }
+
+    /// Lets commands at the quarantine, over the socket alone.
+    pub fn with_quarantine(mut self, access: Access) -> Self {
+        self.quarantine = Some(access);
+        self
     }
 
     /// Where it listens; the real port where `[admin] listen` asks for any.
@@ -114,7 +124,7 @@ impl Admin {
     /// Answers until `stop` is done, then closes both listeners and removes the socket. Whoever
     /// still waits for an answer then has a second.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send) {
-        let Self { tcp, address, socket, board } = self;
+        let Self { tcp, address, socket, board, quarantine } = self;
         let (stopping, stopped) = watch::channel(());
         let until_stopped = |mut stopped: watch::Receiver<()>| async move {
             // The sender says nothing: it is dropped.
@@ -125,7 +135,7 @@ impl Admin {
         let local = async {
             let Some(socket) = socket else { return Ok(()) };
             let (unix, _name) = socket.split();
-            axum::serve(Bounded::new(unix, socket::is_own), http::local(&board))
+            axum::serve(Bounded::new(unix, socket::is_own), http::local(&board, quarantine))
                 .with_graceful_shutdown(until_stopped(stopped))
                 .await
         };

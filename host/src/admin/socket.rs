@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
@@ -113,25 +113,44 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Asks the agent that listens on `socket` for its status.
 pub async fn fetch_status(socket: &Path) -> Result<Status, AdminError> {
+    let body = ask(socket, STATUS_PATH, None, ANSWER_MAX).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| AdminError::Answer { path: socket.to_path_buf(), cause: error.to_string() })
+}
+
+/// Asks the agent that listens on `socket`: GETs `path`, or posts JSON to it.
+pub(super) async fn ask(
+    socket: &Path,
+    path: &str,
+    json: Option<Vec<u8>>,
+    limit: Duration,
+) -> Result<Bytes, AdminError> {
     let silent = |source| AdminError::Silent { path: socket.to_path_buf(), source };
-    let answer = |cause| AdminError::Answer { path: socket.to_path_buf(), cause };
     let stream = UnixStream::connect(socket).await.map_err(silent)?;
-    let body = tokio::time::timeout(ANSWER_MAX, get(stream, STATUS_PATH))
+    tokio::time::timeout(limit, exchange(stream, path, json))
         .await
         .map_err(|_| silent(io::ErrorKind::TimedOut.into()))?
-        .map_err(|error| answer(error.to_string()))?;
-    serde_json::from_slice(&body).map_err(|error| answer(error.to_string()))
+        .map_err(|error| AdminError::Answer { path: socket.to_path_buf(), cause: error.to_string() })
 }
 
 /// One request on a connection of its own.
-async fn get(stream: UnixStream, path: &str) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+async fn exchange(
+    stream: UnixStream,
+    path: &str,
+    json: Option<Vec<u8>>,
+) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new())?;
+    let request = if json.is_some() { Request::post(path) } else { Request::get(path) };
+    let request = request
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(json.unwrap_or_default())))?;
     let answer = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
-        if status == StatusCode::OK { Ok(body) } else { Err(format!("HTTP status {status}").into()) }
+        let said = || format!("{status}: {}", String::from_utf8_lossy(&body).trim_end());
+        if status == StatusCode::OK { Ok(body) } else { Err(said().into()) }
     };
     // The connection ends when its sender is dropped; if it fails, so does the answer.
     tokio::join!(answer, connection).0

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::admin::quarantine::Access;
 use crate::admin::{Admin, AdminError};
 use crate::budget::Budget;
 use crate::config::Settings;
@@ -22,7 +23,7 @@ use crate::filter::{Engine, EngineLimits, FilterError, ModuleCache};
 use crate::model::{Entry, EntryName, Problem};
 use crate::pipeline::{Ended, Message, Pipeline, Setup};
 use crate::policy::Policy;
-use crate::quarantine::{Quarantine, QuarantineError};
+use crate::quarantine::{Quarantine, QuarantineError, Replay, Replayed};
 use crate::sink::kafka::KafkaSink;
 use crate::sink::stdout::StdoutSink;
 use crate::sink::{Sink, SinkError};
@@ -127,6 +128,7 @@ struct Parts {
     state: Option<StateDir>,
     kafka: Option<Arc<KafkaSink>>,
     admin: Option<Admin>,
+    replays: mpsc::Receiver<Replay>,
 }
 
 /// Runs until `stop`, or with [`Mode::once`] until all files are read and acknowledged.
@@ -157,7 +159,7 @@ pub async fn run(
     if !mode.stdout {
         tasks.spawn(control::announce::run(board.clone(), settings.clone()));
     }
-    let Parts { state, kafka, admin } = parts;
+    let Parts { state, kafka, admin, replays } = parts;
     if let Some(admin) = admin {
         info!(listen = %admin.address(), "metrics, health and status");
         tasks.spawn(admin.serve(until(stopping)));
@@ -174,7 +176,7 @@ pub async fn run(
         finished,
     };
     let drain = settings.agent.drain;
-    let mut finished = agent.run(wanted, ending, stop, drain).await;
+    let mut finished = agent.run(wanted, ending, replays, stop, drain).await;
     checkpoints.stop();
     finished.saved = tokio::task::spawn_blocking(move || writer.join().is_ok() && checkpoints.flush())
         .await
@@ -209,7 +211,13 @@ async fn prepare(
         Some(kafka) => kafka.clone(),
         None => Arc::new(StdoutSink::new()),
     };
-    let admin = if mode.stdout { None } else { Some(Admin::bind(&settings.admin, board.clone()).await?) };
+    let (admin, replays) = match &quarantine {
+        Some(quarantine) => {
+            let (access, replays) = Access::new(quarantine.clone());
+            (Some(Admin::bind(&settings.admin, board.clone()).await?.with_quarantine(access)), replays)
+        }
+        None => (None, mpsc::channel(1).1),
+    };
     let engine = Engine::new(EngineLimits { memory: settings.limits.filter_memory })?;
     let policy = Arc::new(settings.policy.clone());
     let filters = Filters::new(engine, cache.clone(), policy.clone(), settings.agent.name.clone());
@@ -237,7 +245,7 @@ async fn prepare(
         },
         mode,
     };
-    Ok((shared, Parts { state, kafka, admin }, filters, cache))
+    Ok((shared, Parts { state, kafka, admin, replays }, filters, cache))
 }
 
 impl Agent {
@@ -245,6 +253,7 @@ impl Agent {
         mut self,
         mut wanted: watch::Receiver<Option<Wanted>>,
         mut ending: mpsc::UnboundedReceiver<EntryName>,
+        mut replays: mpsc::Receiver<Replay>,
         stop: impl Future<Output = ()>,
         drain: Duration,
     ) -> Finished {
@@ -260,6 +269,7 @@ impl Agent {
                     }
                 }
                 Some(name) = ending.recv() => self.pipeline_ended(&name).await,
+                Some(replay) = replays.recv() => self.replay(replay),
                 prepared = self.filters.next() => self.filter_prepared(prepared),
                 () = tokio::time::sleep_until(restart.into()) => self.converge(),
             }
@@ -440,6 +450,19 @@ impl Agent {
     fn filter_prepared(&mut self, prepared: Prepared) {
         if let Some(running) = self.running.get(prepared.entry()) {
             self.filters.hand_over(prepared, &running.entry, &running.inbox);
+        }
+    }
+
+    /// A line in quarantine goes to the pipeline of its entry.
+    fn replay(&self, replay: Replay) {
+        match self.running.get(&replay.item.entry) {
+            // A pipeline that has just ended drops it, which is an answer.
+            Some(running) => drop(running.inbox.send(Message::Replay(replay))),
+            None => {
+                let cause =
+                    format!("no entry {} runs; add it to the list, or remove the line", replay.item.entry);
+                (replay.answer)(Replayed::Kept(cause));
+            }
         }
     }
 

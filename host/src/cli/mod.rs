@@ -11,9 +11,11 @@ pub mod check;
 pub mod demo;
 pub mod list;
 pub mod module;
+pub mod quarantine;
 pub mod run;
 pub mod status;
 mod visible;
+mod words;
 
 /// Follows log files, filters their lines in WebAssembly, produces them to Kafka; loses none.
 #[derive(Debug, Parser)]
@@ -85,6 +87,9 @@ pub enum Command {
     Module(module::ModuleCommand),
     /// Is everything delivered? Entries, files, lag, modules, problems of this host's agent
     Status(status::StatusArgs),
+    /// Lines set aside on this host: look at them, send them again, remove them
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
     /// Compile a module; `weir` calls this itself, under limits
     #[command(hide = true)]
     Compile(crate::filter::compile::CompileArgs),
@@ -101,6 +106,7 @@ impl Cli {
             Command::List(command) => list::run(&common, command),
             Command::Module(command) => module::run(&common, command),
             Command::Status(args) => status::run(&common, args),
+            Command::Quarantine(command) => quarantine::run(&common, command),
             Command::Compile(args) => crate::filter::compile::run(args),
         }
     }

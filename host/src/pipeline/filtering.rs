@@ -1,6 +1,7 @@
 //! From lines to chunks under way: one filter call a chunk, what is set aside, and what happens
 //! when the filter changes or keeps failing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -54,7 +55,7 @@ impl Pipeline {
     /// Filters the lines of a piece and sends what is to be sent. Where a line may not be passed
     /// by, the chunk ends before it and the gate closes.
     pub(super) fn process(&mut self, piece: &Piece, mut chunk: Chunk, lines: &mut Lines, now: Instant) {
-        let outcome = self.filter(piece, &chunk, lines);
+        let outcome = self.filter(&piece.path, piece.offset, &chunk, lines);
         if self.filter_gave_up(outcome.as_ref()) {
             return self.recycle(chunk);
         }
@@ -137,14 +138,21 @@ impl Pipeline {
         self.send(chunk, flight, None);
     }
 
-    fn filter(&mut self, piece: &Piece, chunk: &Chunk, lines: &Lines) -> Option<Outcome> {
+    /// What the filter says of the lines; none where there is no filter.
+    pub(super) fn filter(
+        &mut self,
+        path: &Path,
+        offset: u64,
+        chunk: &Chunk,
+        lines: &Lines,
+    ) -> Option<Outcome> {
         let filter = self.filter.as_mut()?;
-        let path = piece.path.to_string_lossy();
+        let path = path.to_string_lossy();
         let unix_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let outcome = filter.process(&Batch {
             path: &path,
-            offset: piece.offset,
+            offset,
             unix_ms,
             bytes: &chunk.read[..lines.used],
             starts: &lines.starts,
@@ -293,9 +301,7 @@ impl Pipeline {
             .collect();
         let error = self.quarantine.as_ref()?.append(&items).err()?;
         let cause = match error {
-            QuarantineError::Full { .. } => {
-                format!("{error}; replay or remove what is in it, or raise [limits] quarantine")
-            }
+            QuarantineError::Full { .. } => error.to_string(),
             _ => format!("a line cannot be set aside: {error}"),
         };
         Some((first, Gate::Hold(cause, Some(Instant::now() + QUARANTINE_RETRY))))
@@ -309,7 +315,7 @@ fn held_cause(outcome: Option<&Outcome>, line: u32) -> String {
 
 /// A chunk of its own for lines that go to the dead-letter topic, and where they stand in what was
 /// read: its way and its time are its own.
-fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (Chunk, Vec<(u32, u32)>) {
+pub(super) fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (Chunk, Vec<(u32, u32)>) {
     let (mut copy, mut places) = (Chunk::default(), Vec::with_capacity(which.len()));
     for line in which {
         let (start, end) = (lines.starts[*line as usize], lines.ends[*line as usize]);
@@ -322,7 +328,7 @@ fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (Chunk, Vec<(
 }
 
 /// The memory a chunk takes. Bytes.
-fn cost(chunk: &Chunk) -> u64 {
+pub(super) fn cost(chunk: &Chunk) -> u64 {
     let bytes = chunk.read.capacity() + chunk.written.capacity();
     bytes as u64 + chunk.records.len() as u64 * RECORD_BYTES + CHUNK_BYTES
 }

@@ -17,7 +17,7 @@ use crate::budget::{Charge, RECORD_BYTES, Share};
 use crate::filter::Filter;
 use crate::model::{Entry, Lines as Counts, OnError, Partition, Topic};
 use crate::policy::Policy;
-use crate::quarantine::Quarantine;
+use crate::quarantine::{Quarantine, Replay};
 use crate::sink::{Chunk, Done, Finished, Lane, Route, Sink, SinkError, key_bytes};
 use crate::source::checkpoint::Checkpoints;
 use crate::source::lines::Lines;
@@ -28,6 +28,7 @@ use crate::telemetry::Seldom;
 
 mod filtering;
 mod recovery;
+mod replay;
 mod report;
 mod sorting;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 
 use self::filtering::Health;
 use self::recovery::Recovery;
+use self::replay::UnderWay;
 
 /// What is read at once. Large enough for the cost of a chunk to vanish beside that of its lines,
 /// small enough for the cache.
@@ -108,6 +110,8 @@ pub enum Message {
     Done(Finished),
     /// The filter of its entry changes; all else in the entry is as it was.
     Filter(Arc<Entry>, FilterChange),
+    /// A line in quarantine is to be sent again.
+    Replay(Replay),
     /// Stop reading, and end when all is finished or at the deadline.
     Stop(Instant),
 }
@@ -156,6 +160,8 @@ pub struct Pipeline {
     flights: BTreeMap<u64, Flight>,
     ranges: HashMap<u64, Range>,
     recovery: Recovery,
+    /// Lines from quarantine, by their chunk.
+    replays: BTreeMap<u64, UnderWay>,
     next_id: u64,
     counts: Counts,
     figures: Figures,
@@ -311,6 +317,7 @@ impl Pipeline {
             flights: BTreeMap::new(),
             ranges: HashMap::new(),
             recovery: Recovery::new(now),
+            replays: BTreeMap::new(),
             next_id: 0,
             figures,
             told: Told::default(),
@@ -373,6 +380,7 @@ impl Pipeline {
         match message {
             Message::Wake => return self.woken = true,
             Message::Done(finished) => self.done(finished),
+            Message::Replay(replay) => self.replay(replay),
             Message::Filter(entry, change) => self.change_filter(entry, change),
             Message::Stop(deadline) => self.stop = Some(deadline),
         }
@@ -552,7 +560,9 @@ impl Pipeline {
 
     /// A chunk came back.
     fn done(&mut self, finished: Finished) {
-        if finished.failed.is_empty() {
+        if let Some(under_way) = self.replays.remove(&finished.chunk.id) {
+            self.replayed(under_way, &finished);
+        } else if finished.failed.is_empty() {
             self.complete(finished.chunk);
         } else {
             self.park(finished);

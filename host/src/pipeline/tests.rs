@@ -13,6 +13,7 @@ use crate::filter::tests::guest;
 use crate::filter::{Compiler, Engine, EngineLimits, FilterContext, ModuleCache};
 use crate::model::{EntryName, FilterSpec, LongLine, ModuleRef, RecordKey, StartAt};
 use crate::policy::Rules as PolicyRules;
+use crate::quarantine::Replayed;
 use crate::sink::{Failed, Refusal};
 use crate::status::{EntryState, EntryStatus};
 
@@ -347,6 +348,32 @@ impl Rig {
     }
 }
 
+/// Lines that come back from quarantine.
+impl Rig {
+    /// Asks for a line to be sent again; what became of it comes out of the receiver.
+    fn replay(&self, id: u64) -> Receiver<Replayed> {
+        let (tell, told) = channel();
+        let item = self.quarantine.item(id).unwrap().unwrap();
+        let answer = Box::new(move |replayed| drop(tell.send(replayed)));
+        let inbox = &self.running.as_ref().unwrap().inbox;
+        inbox.send(Message::Replay(Replay { item, answer })).unwrap();
+        told
+    }
+
+    #[track_caller]
+    fn await_replayed(&self, id: u64) -> Replayed {
+        self.replay(id).recv_timeout(DEADLINE).expect("an answer")
+    }
+
+    fn set_aside(&self) -> Vec<u64> {
+        self.quarantine.list(0, 100).unwrap().iter().map(|item| item.id).collect()
+    }
+
+    fn replayed(&self) -> u64 {
+        self.slot.lock().unwrap().figures.replayed
+    }
+}
+
 /// With a filter that sets aside what contains `bad`, or with `{"do": "nothing"}` keeps it.
 impl Rig {
     fn wants_filter(&mut self, on_error: OnError) {
@@ -565,6 +592,94 @@ fn a_line_the_broker_refuses_goes_to_quarantine_with_place_and_cause() {
     assert_eq!(found, [(7 * 12, "refused", "CODE", "topic"), (19 * 12 + 9, "refused", "CODE", "topic")]);
     assert_eq!(rig.quarantine.read(items[1].id).unwrap().unwrap(), b"poison 2");
     assert_eq!(rig.stop(DEADLINE).unfinished, 0);
+}
+
+#[test]
+fn a_replayed_line_leaves_the_quarantine_only_when_it_is_acknowledged() {
+    let mut rig = Rig::new();
+    rig.rule(|attempt| (attempt.text == "poison").then_some(Refusal::Record));
+    rig.append("a.log", "one\npoison\ntwo\n");
+    rig.start();
+    rig.await_delivered(2);
+    rig.eventually("set aside", |rig| rig.set_aside() == [1]);
+    // It is still refused.
+    assert_eq!(rig.await_replayed(1), Replayed::Kept("Kafka does not take it: CODE".into()));
+    assert_eq!((rig.set_aside(), rig.replayed()), (vec![1], 0));
+    // The broker takes it, and says nothing yet; meanwhile other lines go on.
+    rig.rule(|_| None);
+    rig.broker().silent = true;
+    let told = rig.replay(1);
+    rig.eventually("under way", |rig| rig.broker().held.len() == 1);
+    assert!(rig.broker().held[0].route.alone, "the verdict is about it alone");
+    assert_eq!(rig.await_replayed(1), Replayed::Kept("it is under way already".into()));
+    assert_eq!(rig.set_aside(), [1], "not before it is acknowledged");
+    rig.broker().silent = false;
+    rig.append("a.log", "three\n");
+    rig.await_delivered(3);
+    rig.broker().answer_all();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(Replayed::Delivered));
+    assert!(rig.set_aside().is_empty());
+    assert_eq!(rig.log(), ["one", "two", "three", "poison"]);
+    rig.eventually("counted", |rig| rig.replayed() == 1);
+    let lines = rig.status().lines;
+    assert_eq!((lines.read, lines.delivered, lines.quarantined), (4, 3, 1), "beside the sums");
+    assert_eq!(rig.stop(DEADLINE).unfinished, 0);
+}
+
+#[test]
+fn a_line_whose_acknowledgement_never_came_is_still_in_quarantine_after_a_stop() {
+    let mut rig = Rig::new();
+    rig.rule(|attempt| (attempt.text == "poison").then_some(Refusal::Record));
+    rig.append("a.log", "poison\n");
+    rig.start();
+    rig.eventually("set aside", |rig| rig.set_aside() == [1]);
+    rig.broker().silent = true;
+    let told = rig.replay(1);
+    rig.eventually("under way", |rig| rig.broker().held.len() == 1);
+    assert_eq!(rig.stop(DEADLINE).unfinished, 0);
+    rig.rule(|_| None);
+    rig.broker().answer_all();
+    assert!(told.recv_timeout(DEADLINE).is_err(), "nobody can say what became of it");
+    assert_eq!(rig.set_aside(), [1]);
+}
+
+#[test]
+fn a_replayed_line_goes_through_the_filter_as_it_is_now() {
+    let mut rig = Rig::new();
+    rig.wants_filter(OnError::Quarantine);
+    rig.append("a.log", "one\nbad two\n");
+    rig.start();
+    rig.give_filter(SETS_BAD_ASIDE);
+    rig.eventually("set aside", |rig| rig.set_aside() == [1]);
+    let Replayed::Kept(cause) = rig.await_replayed(1) else { panic!("the filter still refuses it") };
+    assert!(cause.starts_with("the filter refuses it: "), "{cause}");
+    rig.give_filter(r#"{"do": "nothing"}"#);
+    assert_eq!(rig.await_replayed(1), Replayed::Delivered);
+    assert_eq!(rig.log(), ["one", "bad two"]);
+    assert!(rig.set_aside().is_empty());
+}
+
+#[test]
+fn nothing_is_replayed_past_a_filter_that_is_not_there_yet() {
+    let mut rig = Rig::new();
+    rig.wants_filter(OnError::Quarantine);
+    let (entry, topic) = (rig.entry.name.clone(), rig.entry.topic.clone());
+    let line = crate::quarantine::SetAside {
+        entry: &entry,
+        topic: &topic,
+        path: "",
+        file: "",
+        offset: 0,
+        kind: "",
+        message: "",
+        digest: None,
+        line: b"secret",
+    };
+    rig.quarantine.append(&[line]).unwrap();
+    rig.start();
+    assert_eq!(rig.await_replayed(1), Replayed::Kept("its entry waits for its filter".into()));
+    assert!(rig.log().is_empty());
+    assert_eq!(rig.set_aside(), [1]);
 }
 
 #[test]

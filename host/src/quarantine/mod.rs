@@ -21,7 +21,10 @@ use crate::model::{Digest, EntryName, Problem, Topic};
 use crate::state::is_disk_failure;
 use store::Store;
 
+mod replay;
 mod store;
+
+pub use replay::{Replay, Replayed};
 
 /// The database's name in the quarantine directory.
 const FILE: &str = "quarantine.redb";
@@ -105,7 +108,7 @@ pub enum QuarantineError {
     /// There is no room for all of them; none was taken.
     #[error(
         "the quarantine is full: {used} of {limit} bytes are taken, {wanted} more are needed; \
-         look at `weir quarantine ls`, then remove lines or raise `limits.quarantine`"
+         look at `weir quarantine ls`, then replay or remove lines, or raise `limits.quarantine`"
     )]
     Full {
         /// `limits.quarantine`.
@@ -196,6 +199,12 @@ impl Quarantine {
         self.with("reading", |store| store.list(after, most))
     }
 
+    /// What is known about the line `id`, if it is there.
+    pub fn item(&self, id: u64) -> Result<Option<Item>, QuarantineError> {
+        let next = self.list(id.saturating_sub(1), 1)?.pop();
+        Ok(next.filter(|item| item.id == id))
+    }
+
     /// The content of the line `id`, if it is there.
     pub fn read(&self, id: u64) -> Result<Option<Vec<u8>>, QuarantineError> {
         self.with("reading", |store| store.read(id))
@@ -204,6 +213,11 @@ impl Quarantine {
     /// Removes lines and says how many of them were there.
     pub fn remove(&self, ids: &[u64]) -> Result<usize, QuarantineError> {
         self.with("removing from", |store| store.remove(ids))
+    }
+
+    /// `limits.quarantine`. Bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// What is taken of the limit. Bytes.

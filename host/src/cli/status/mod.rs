@@ -18,8 +18,8 @@ mod text;
 const SOCKET: &str = "/run/weir/weir.sock";
 
 /// What to look at when no agent answers; the error behind it says where it was looked for.
-const NO_STATUS: &str =
-    "no status (is `weir run` running, with the same --config, and is this user root or its own?)";
+pub(super) const NO_ANSWER: &str =
+    "no answer (is `weir run` running, with the same --config, and is this user root or its own?)";
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub struct StatusArgs {
 pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = socket(common)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(admin::fetch_status(&socket)).context(NO_STATUS)?;
+    let status = runtime.block_on(admin::fetch_status(&socket)).context(NO_ANSWER)?;
     let shown = if args.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
@@ -48,7 +48,7 @@ pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// Where the agent listens: as the settings say, or where a unit of systemd has it, whose
 /// `$RUNTIME_DIRECTORY` a user's shell does not know.
-fn socket(common: &Common) -> anyhow::Result<PathBuf> {
+pub(super) fn socket(common: &Common) -> anyhow::Result<PathBuf> {
     let settings = config::load_without_kafka(common, None)?;
     let unit = PathBuf::from(SOCKET);
     Ok(if !settings.admin.socket.exists() && unit.exists() { unit } else { settings.admin.socket })

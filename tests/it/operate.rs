@@ -1,0 +1,65 @@
+//! What operators do with a running agent and with a fleet.
+
+use serde_json::{Value, json};
+use weir_tests::guests;
+use weir_tests::http;
+use weir_tests::kafka::Kafka;
+use weir_tests::topic::Record;
+use weir_tests::wait::{SOON, eventually};
+
+use crate::host;
+
+#[test]
+fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
+    let (mut weir, topic) = (host(), Kafka::shared().topic("quarantined", 1));
+    let wasm = weir.file("misbehave.wasm");
+    std::fs::write(&wasm, guests::bytes("guest_misbehave")).expect("write a module");
+    std::fs::write(weir.log("app.log"), "one\ntwo bad \x1b[2J\nthree bad\nfour bad\n").expect("write a log");
+    let list = |what: &str| {
+        json!([{"name": "app", "path": weir.log("app.log"), "topic": topic.name(), "start_at": "beginning",
+            "filter": {"module": wasm, "config": {"do": what}}}])
+    };
+    let (trap, nothing) = (list("trap"), list("nothing"));
+    weir.list(&trap);
+    weir.start();
+    weir.await_finished("app", 4, SOON);
+
+    let shown = weir.weir(&["quarantine", "ls"]).ok();
+    assert!(shown.contains("3 lines;") && shown.contains("trap"), "{shown}");
+    let items: Value =
+        serde_json::from_str(&weir.weir(&["quarantine", "ls", "--json"]).ok()).expect("a page as JSON");
+    let items = items["items"].as_array().expect("items");
+    assert_eq!(items.iter().map(|item| item["offset"].as_u64()).collect::<Vec<_>>(), [4, 17, 27].map(Some));
+    let ids: Vec<String> = items.iter().map(|item| item["id"].to_string()).collect();
+    let shown = weir.weir(&["quarantine", "show", &ids[0]]).ok();
+    assert!(shown.ends_with("\ntwo bad \\u{1b}[2J\n"), "{shown:?}");
+    assert_eq!(weir.weir(&["quarantine", "show", &ids[0], "--raw"]).ok(), "two bad \x1b[2J");
+    let (code, _) = http::get(weir.admin(), "/api/v1/quarantine?after=0").expect("an answer");
+    assert_eq!(code, 404, "nothing of it over the network");
+
+    let refused = weir.weir(&["quarantine", "replay", &ids[0]]);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stderr.contains("stays: the filter refuses it: trap"), "{refused:?}");
+    weir.weir(&["quarantine", "rm", &ids[1]]).ok();
+    weir.put_list(&nothing);
+    let digest = |entry: &Value| entry["filter"]["state"] == "applied";
+    eventually(SOON, "the filter to be applied", || weir.entry("app"), digest);
+    let replay = || weir.weir(&["quarantine", "replay", "--entry", "app"]);
+    let said = eventually(SOON, "the filter that lets it pass", replay, |said| said.code() == 0);
+    assert_eq!(said.stdout, "2 delivered, 0 dropped by the filter, 0 still in quarantine\n");
+    assert!(weir.weir(&["quarantine", "ls"]).ok().starts_with("0 lines;"));
+    let texts: Vec<_> = topic.all().iter().map(Record::text).collect();
+    assert_eq!(texts, ["one", "two bad \x1b[2J", "four bad"]);
+    let gone = weir.weir(&["quarantine", "rm", &ids[1]]);
+    assert_eq!((gone.code(), gone.stderr.as_str()), (1, "1 line was not there\n"));
+    assert!(weir.lines("app").hold());
+    eventually(
+        SOON,
+        "the metric",
+        || weir.metrics().sum("weir_replayed_lines_total", &[("entry", "app")]),
+        |sum| *sum == 2.0,
+    );
+    assert!(weir.stop().success());
+    let silent = weir.weir(&["quarantine", "ls"]);
+    assert!(silent.code() == 1 && silent.stderr.contains("is `weir run` running"), "{silent:?}");
+}
