@@ -7,7 +7,7 @@
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
 # Examples and misbehaving guests: each folder is a package.
-GUESTS := $(patsubst examples/%/Cargo.toml,%,$(wildcard examples/*/Cargo.toml)) conformance_rust \
+GUESTS := $(filter-out cookbook,$(patsubst examples/%/Cargo.toml,%,$(wildcard examples/*/Cargo.toml))) conformance_rust \
 	$(addprefix guest_,$(notdir $(wildcard tests/guests/*)))
 
 help: ## This
@@ -46,6 +46,7 @@ lint: setup-lint ## Format, clippy and documentation, warnings denied
 
 guests: setup-build
 	cargo build --quiet --profile guest --target $(WASM) $(addprefix --package=,$(GUESTS))
+	cargo build --quiet --profile guest --target $(WASM) --package cookbook --examples
 
 setup-build:
 	@tests/setup.sh build

@@ -8,6 +8,7 @@ mod cli;
 mod control;
 mod delivery;
 mod dependencies;
+mod docs;
 mod faults;
 mod filter;
 mod harness;
