@@ -981,6 +981,21 @@ fn a_line_that_is_held_holds_its_entry_until_the_filter_changes() {
 }
 
 #[test]
+fn a_piece_of_a_long_line_that_is_held_is_not_passed_by() {
+    let mut rig = Rig::new();
+    rig.entry.line_bytes_max = 16;
+    rig.wants_filter(OnError::Hold);
+    rig.append("a.log", "sixteen of these bad sixteen of the rest\nnext\n");
+    rig.start();
+    rig.give_filter(SETS_BAD_ASIDE);
+    assert!(rig.await_state(EntryState::Holding).contains("hold"));
+    rig.await_delivered(1);
+    rig.give_filter(r#"{"do": "nothing"}"#);
+    rig.await_delivered(4);
+    assert_eq!(rig.log(), ["sixteen of these", " bad sixteen of ", "the rest", "next"]);
+}
+
+#[test]
 fn each_record_comes_from_one_filter_and_none_is_lost_by_the_change() {
     let mut rig = Rig::new();
     rig.wants_filter(OnError::Quarantine);

@@ -73,7 +73,7 @@ impl Rules {
         if !in_hole {
             self.cut_text(bytes, lines_max, lines);
             if lines.starts.len() < lines_max {
-                self.end(bytes, last, lines);
+                self.end(bytes, lines_max, last, lines);
             }
         }
     }
@@ -85,7 +85,9 @@ impl Rules {
                 return;
             }
             let (start, end) = (lines.used, base + newline);
-            self.line(bytes, start, end, lines);
+            if !self.line(bytes, start, end, lines_max, lines) {
+                return;
+            }
             lines.used = end + 1;
         }
     }
@@ -98,8 +100,8 @@ impl Rules {
             let newline = memchr(b'\n', &bytes[start..]).map(|at| start + at);
             let text = newline.unwrap_or(bytes.len());
             if let Some((hole, after)) = find_hole(bytes, start, text) {
-                if hole > start {
-                    self.line(bytes, start, hole, lines);
+                if hole > start && !self.line(bytes, start, hole, lines_max, lines) {
+                    return false;
                 }
                 if after == bytes.len() && !last {
                     lines.used = after - NUL_RUN_MIN;
@@ -109,7 +111,9 @@ impl Rules {
                 lines.holes += 1;
                 lines.used = if newline == Some(after) { after + 1 } else { after };
             } else if let Some(end) = newline {
-                self.line(bytes, start, end, lines);
+                if !self.line(bytes, start, end, lines_max, lines) {
+                    return false;
+                }
                 lines.used = end + 1;
             } else {
                 return false;
@@ -118,14 +122,17 @@ impl Rules {
         false
     }
 
-    /// One line that has an end.
-    fn line(&self, bytes: &[u8], mut start: usize, end: usize, lines: &mut Lines) {
+    /// One line that has an end, and room for its first piece. Whether there was room for all of it:
+    /// if not, what is left begins the next time.
+    fn line(&self, bytes: &[u8], start: usize, end: usize, lines_max: usize, lines: &mut Lines) -> bool {
+        lines.used = start;
         if self.long_line == LongLine::Split {
-            while end - start > self.line_bytes_max {
-                lines.push(start, start + self.line_bytes_max);
-                start += self.line_bytes_max;
+            self.split(end, lines_max, lines);
+            if lines.starts.len() >= lines_max {
+                return false;
             }
         }
+        let start = lines.used;
         if self.skip_empty && (end == start || (end == start + 1 && bytes[start] == b'\r')) {
             lines.skipped += 1;
         } else if end - start <= self.line_bytes_max {
@@ -133,18 +140,27 @@ impl Rules {
         } else {
             self.beginning(start, lines);
         }
+        true
+    }
+
+    /// The pieces of a long line but its last one, as many as there is room for.
+    fn split(&self, end: usize, lines_max: usize, lines: &mut Lines) {
+        while end - lines.used > self.line_bytes_max && lines.starts.len() < lines_max {
+            lines.push(lines.used, lines.used + self.line_bytes_max);
+            lines.used += self.line_bytes_max;
+        }
     }
 
     /// What is behind the last newline.
-    fn end(&self, bytes: &[u8], last: bool, lines: &mut Lines) {
+    fn end(&self, bytes: &[u8], lines_max: usize, last: bool, lines: &mut Lines) {
         let rest = bytes.len() - lines.used;
         if last && rest > 0 {
-            self.line(bytes, lines.used, bytes.len(), lines);
-            lines.used = bytes.len();
+            if self.line(bytes, lines.used, bytes.len(), lines_max, lines) {
+                lines.used = bytes.len();
+            }
         } else if rest > self.line_bytes_max {
             if self.long_line == LongLine::Split {
-                lines.push(lines.used, lines.used + self.line_bytes_max);
-                lines.used += self.line_bytes_max;
+                self.split(bytes.len(), lines_max, lines);
             } else {
                 self.beginning(lines.used, lines);
                 lines.used = bytes.len();
@@ -284,6 +300,18 @@ mod tests {
         let mut lines = Lines::default();
         RULES.cut(b"a\nb\nc\n", 2, false, &mut lines);
         assert_eq!((lines.starts.len(), lines.used), (2, 4));
+    }
+
+    #[test]
+    fn no_more_pieces_of_a_long_line_than_asked_for() {
+        let text = b"0123456789abcdefghijklmnop\nnext\n";
+        let mut lines = Lines::default();
+        for (most, used) in [(1, 8), (2, 16), (3, 24), (4, 27), (5, 32)] {
+            for text in [&text[..], &text[..26]].iter().take(if most < 4 { 2 } else { 1 }) {
+                RULES.cut(text, most, false, &mut lines);
+                assert_eq!((lines.starts.len(), lines.used), (most, used));
+            }
+        }
     }
 
     /// Words, newlines, any bytes, and here and there a hole. Holes stand between lines that are

@@ -16,6 +16,8 @@ use super::Refused;
 use crate::model::{Entry, EntryName, Problem};
 
 mod check;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod raw;
 
 pub(super) use check::check_tag;
@@ -222,7 +224,7 @@ impl<'a> Document<'a> {
     }
 
     fn broken(&self, error: &serde_json::Error) -> Problem {
-        let place = self.line_column(error.line(), error.column());
+        let place = self.place_of(error);
         if self.text.trim().is_empty() {
             return Problem::new(place, "there is no text", "write [] to collect nothing");
         }
@@ -233,6 +235,13 @@ impl<'a> Document<'a> {
             _ => "mend the JSON",
         };
         Problem::new(place, message(error), fix)
+    }
+
+    /// serde_json counts bytes, and none before the first one.
+    fn place_of(&self, error: &serde_json::Error) -> String {
+        let line = self.text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let before = line.floor_char_boundary(error.column().saturating_sub(1));
+        self.line_column(error.line(), line[..before].chars().count() + 1)
     }
 
     /// `raw` must be a part of the text.

@@ -276,7 +276,13 @@ fn what_is_no_list_is_an_error_with_line_and_column() {
     let broken = parse(b"[\n {\"path\": }\n]", &file()).unwrap_err();
     assert_eq!(broken.place, "/etc/weir/collect.json:2:11");
     assert_eq!(broken.cause, "expected value");
-    assert!(parse(b"{}", &key()).unwrap_err().fix.contains("an array such as"));
+    let object = parse(b"{}", &file()).unwrap_err();
+    assert_eq!(object.place, "/etc/weir/collect.json:1:1");
+    assert!(object.fix.contains("an array such as"));
+    let place = |path| {
+        parse(format!(r#"[{{"path": "{path}", "topic": tru}}]"#).as_bytes(), &file()).unwrap_err().place
+    };
+    assert_eq!(place("/ä"), place("/a"));
     assert!(parse(b" ", &key()).unwrap_err().fix.contains("[]"));
     assert!(parse(b"[] []", &key()).is_err());
     assert!(parse(b"null", &key()).is_err());
