@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`) or to test it
-# under valgrind (`memcheck`). Where nothing is missing it does nothing and says nothing.
+# Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`), to test it
+# under valgrind (`memcheck`) or to fuzz it (`fuzz`). Where nothing is missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
@@ -106,13 +106,17 @@ if ! have cargo; then
     exit 1
 fi
 case "${1:-}" in
-    build | lint) mapfile -t missing < <(packages_to_build) ;;
+    build | lint | fuzz) mapfile -t missing < <(packages_to_build) ;;
     test) mapfile -t missing < <(packages_to_build; packages_to_test) ;;
     memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
-    *) echo "usage: $0 build|lint|test|memcheck" >&2; exit 2 ;;
+    *) echo "usage: $0 build|lint|test|memcheck|fuzz" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target
 if [ "$1" = lint ] && ! { cargo clippy --version && cargo fmt --version; } >/dev/null 2>&1; then
     rustup component add clippy rustfmt
+fi
+if [ "$1" = fuzz ] && ! have cargo-fuzz && [ ! -x target/tools/bin/cargo-fuzz ]; then
+    echo "building cargo-fuzz"
+    cargo install --quiet --locked --root target/tools cargo-fuzz@0.13.2
 fi

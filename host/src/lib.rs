@@ -46,3 +46,6 @@ pub mod control;
 pub mod admin;
 pub mod state;
 pub mod telemetry;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -19,6 +19,8 @@ use resolve::{Instead, Resolver};
 use typed::Typed;
 
 mod convert;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod host;
 mod ini;
 mod kafka;

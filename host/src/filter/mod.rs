@@ -33,6 +33,8 @@ mod check;
 pub mod compile;
 mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod inspect;
 mod instance;
 mod isolate;

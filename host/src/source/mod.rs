@@ -29,6 +29,8 @@ use crate::telemetry::Seldom;
 pub mod checkpoint;
 mod copies;
 pub mod discovery;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod identity;
 pub mod lines;
 pub mod tail;

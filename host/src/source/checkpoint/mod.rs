@@ -18,6 +18,8 @@ use super::identity::{FileId, Head, Trace};
 use crate::model::{EntryName, Problem};
 use store::Store;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod power;
 mod store;

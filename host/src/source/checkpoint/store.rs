@@ -134,6 +134,17 @@ impl Store {
         }
     }
 
+    /// Puts any bytes where the records of an entry and of its only file belong.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn put_raw(&mut self, entry: &EntryName, bytes: &[u8]) -> Result<(), Error> {
+        let database = self.open().map_err(|error| *error.source)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(FILES)?.insert((entry.as_str(), 0), bytes)?;
+        transaction.open_table(ENTRIES)?.insert(entry.as_str(), bytes)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// Writes what changed in one fsynced transaction.
     pub(super) fn write(&mut self, pending: &Pending) -> Result<(), StoreError> {
         let mark = self.mark_lost;
