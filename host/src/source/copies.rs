@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::Source;
 use super::identity::{HEAD_BYTES, HEAD_LENGTHS, Head, Stat, Trace, read_at};
 use super::tail::{Fate, Tail};
+use super::{Source, remove_if};
 use crate::ledger::Mark;
 
 /// A file that begins as another one does, and did not grow for so long while that one was not
@@ -129,19 +129,22 @@ impl Source {
     fn may_be_copy(&self, of: u64, key: u64, size: u64) -> io::Result<bool> {
         let (Some(tail), Some(copy)) = (self.tails.get(&of), self.tails.get(&key)) else { return Ok(false) };
         let Some(file) = copy.file() else { return Ok(false) };
-        // A file that was renamed is not copied for rotation; and a copy is no larger than what it is
-        // made of, unless that was truncated already.
-        let is_live = tail.fate == Fate::Named && tail.path == tail.origin;
+        // A file that was renamed is not copied for rotation, unless before that; and a copy is no larger
+        // than what it is made of, unless that was truncated already.
+        let is_live = (tail.fate == Fate::Named && tail.path == tail.origin)
+            || (tail.fate != Fate::Over && tail.is_doubtful());
         let is_like =
-            stem_of(&tail.path) == stem_of(&copy.path) && (size <= tail.size() || tail.is_doubtful());
+            stem_of(&tail.origin) == stem_of(&copy.path) && (size <= tail.size() || tail.is_doubtful());
         Ok(is_live && is_like && tail.is_copied_in(file, size)?)
     }
 
     /// Looks again at a file that waits for the truncation of the one it may be a copy of.
     pub(super) fn look_at_twin(&mut self, key: u64, now: Instant) {
         let Some((tail, of)) = self.tails.get(&key).and_then(|tail| Some((tail, tail.twin?))) else { return };
-        let waits =
-            tail.quiet_for(now) < TWIN_WAIT && self.may_be_copy(of, key, tail.size()).unwrap_or_default();
+        // Where reading was held up, only the next read tells that the other one was truncated.
+        let is_early = tail.quiet_for(now) < TWIN_WAIT
+            || self.tails.get(&of).is_some_and(|of| tail.is_ahead_of(of, TWIN_WAIT));
+        let waits = is_early && self.may_be_copy(of, key, tail.size()).unwrap_or_default();
         if waits {
             return;
         }
@@ -156,13 +159,35 @@ impl Source {
         let tail = self.tails.get(&key).filter(|tail| tail.read_to() > 0)?;
         let twins = self.tails.values().filter(|twin| twin.twin == Some(key));
         let twins = twins.map(|twin| twin.path.clone()).filter_map(with_stat);
-        twins.chain(self.beside(tail)).find(|(path, stat)| self.is_copy(tail, path, stat))
+        // The whole one: a file that is shorter may only begin alike.
+        let like: Vec<_> = twins.chain(self.beside(tail)).collect();
+        let copies = like.into_iter().rev().filter(|(path, stat)| self.is_copy(tail, path, stat));
+        copies.max_by_key(|(_, stat)| stat.size.min(tail.read_to()))
+    }
+
+    /// A file that is gone was perhaps copied before it was truncated and deleted. Whether it goes on
+    /// in its copy.
+    pub(super) fn find_in_copy(&mut self, key: u64, now: Instant) -> bool {
+        let Some(read_to) = self.tails.get(&key).map(Tail::read_to) else { return false };
+        let Some((path, stat)) = self.find_copy(key) else { return false };
+        if stat.size < read_to {
+            self.pass_over_copy(&path, &stat, now);
+            return false;
+        }
+        let was = self.tails.get(&key).map(|tail| (tail.id, tail.path.clone()));
+        let lost = self.go_on_in_copy(key, path.clone(), &stat, now);
+        if let Some((id, was)) = was {
+            remove_if(&mut self.by_id, &id, key);
+            remove_if(&mut self.by_path, &was, key);
+        }
+        self.count_lost("deleted", lost, &path);
+        true
     }
 
     /// Files in the directory of `tail` that share the beginning of its name, the newest first: those
     /// of which nothing was read, or that may have been written over since.
     fn beside(&self, tail: &Tail) -> impl Iterator<Item = (PathBuf, Stat)> {
-        let stem = stem_of(&tail.path);
+        let stem = stem_of(&tail.origin);
         let names = tail.path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
         let likely = names.take(NAMES_MAX).filter_map(Result::ok).filter(|name| {
             name.ino() != tail.id.ino
@@ -183,6 +208,7 @@ impl Source {
     fn is_copy(&self, tail: &Tail, path: &Path, stat: &Stat) -> bool {
         let Ok(opened) = self.policy.open(path) else { return false };
         Stat::of(&opened.file).is_ok_and(|opened| opened.id == stat.id)
+            && (stat.size >= tail.read_to() || tail.is_sampled_within(stat.size))
             && tail.is_copied_in(&opened.file, stat.size).unwrap_or_default()
     }
 

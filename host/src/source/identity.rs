@@ -13,6 +13,8 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::checkpoint::Record;
+
 /// Bytes before an offset that are remembered. Enough to hold a time stamp and a few words.
 pub const TAIL_BYTES: usize = 64;
 
@@ -77,6 +79,12 @@ impl Stat {
     /// Of what a path leads to.
     pub fn at(path: &Path) -> io::Result<Self> {
         Self::from(statx(CWD, path, AtFlags::empty(), wanted())?)
+    }
+
+    /// Of a file that is gone: what was known of it last.
+    pub fn last(known: &Record) -> Self {
+        let Record { id, size, modified, .. } = *known;
+        Self { id, size, modified, links: 0, regular: true }
     }
 
     fn from(stat: rustix::fs::Statx) -> io::Result<Self> {

@@ -337,12 +337,13 @@ impl Source {
         let at_end = !saved.lost && !same_path && self.start_at == StartAt::End;
         // New ones come last: they wait for what had their name before.
         let is_new = |stat: &Stat| !newest.contains_key(&stat.id) || others.contains(&stat.id);
-        for (path, stat) in named.iter().filter(|(_, stat)| is_new(stat)) {
+        let new: Vec<_> = named.iter().filter(|(_, stat)| is_new(stat)).collect();
+        for (path, origin, stat) in in_order_of_time(&new) {
             if saved.lost {
                 *self.rewinds.entry("state_lost").or_default() += 1;
             }
             let mark = if at_end { self.last_line_end(path, stat) } else { Mark::default() };
-            self.appeared(path, stat, mark, now);
+            self.follow(path, origin, stat, mark, now);
         }
         self.checkpoints.begin(&self.entry, &text);
         // Before the first line is read it is on the disk where the entry began, so that a crash
@@ -376,9 +377,12 @@ impl Source {
                 self.awake.insert(tail.incarnation);
                 self.insert(tail);
             }
+            // A second look at the names decides, and whether it was copied.
             Ok(None) => {
-                self.count_lost("deleted", record.size.saturating_sub(record.committed), &record.path);
-                self.checkpoints.forget(&self.entry, record.incarnation);
+                let mut tail = Tail::resume(record, record.path.clone(), &Stat::last(record), now);
+                tail.fate = Fate::Moved { since: now, deleted: false };
+                self.awake.insert(tail.incarnation);
+                self.insert(tail);
             }
             Err(error) => {
                 warn!(entry = %self.entry, path = %record.path.display(), %error, "cannot look for a file that was renamed meanwhile");
@@ -388,9 +392,15 @@ impl Source {
 
     /// A file with a new name.
     fn appeared(&mut self, path: &Path, stat: &Stat, mark: Mark, now: Instant) {
+        self.follow(path, path, stat, mark, now);
+    }
+
+    fn follow(&mut self, path: &Path, origin: &Path, stat: &Stat, mark: Mark, now: Instant) {
         let incarnation = self.next_incarnation();
         debug!(entry = %self.entry, path = %path.display(), offset = mark.offset, "follows a file");
-        self.insert(Tail::new(incarnation, path.into(), stat, mark, now));
+        let mut tail = Tail::new(incarnation, path.into(), stat, mark, now);
+        tail.origin = origin.into();
+        self.insert(tail);
         // One that is renamed before anything of it is acknowledged is found again after a crash.
         self.note(incarnation, 0);
     }
@@ -464,7 +474,9 @@ impl Source {
                 self.renamed(key, &path);
                 true
             }
+            Ok(None) if self.find_in_copy(key, now) => true,
             Ok(None) if looked_twice => {
+                let Some(tail) = self.tails.get(&key) else { return false };
                 let unread = tail.unread();
                 self.give_up(key, "deleted", unread);
                 false
@@ -778,13 +790,14 @@ impl Source {
             info!(entry = %self.entry, path = %tail.path.display(), held_back,
                 "a file was truncated or rewritten; it is read from its beginning");
         }
-        let (anew, read_to) = (tail.begin_anew(incarnation, now), tail.read_to());
+        let (mut anew, read_to) = (tail.begin_anew(incarnation, now), tail.read_to());
         let path = anew.path.clone();
         self.awake.insert(incarnation);
         let lost = match copy {
             Some((copy, stat)) if stat.size >= read_to => {
                 let lost = self.go_on_in_copy(key, copy, &stat, now);
-                self.insert(anew);
+                anew.after = Some(key);
+                self.take_place(key, anew);
                 lost
             }
             _ => {
@@ -802,10 +815,16 @@ impl Source {
 
     /// What was true of the file with number `key` is true of `anew` now.
     fn replace(&mut self, key: u64, anew: Tail) {
-        let number = anew.incarnation;
         if let Some(tail) = self.tails.get_mut(&key) {
             tail.end();
         }
+        self.take_place(key, anew);
+    }
+
+    /// The names of the file with number `key`, and its place before those that came later, are those of
+    /// `anew` now.
+    fn take_place(&mut self, key: u64, anew: Tail) {
+        let number = anew.incarnation;
         for place in [self.by_id.get_mut(&anew.id), self.by_path.get_mut(&anew.path)] {
             if let Some(place) = place.filter(|place| **place == key) {
                 *place = number;
@@ -916,6 +935,26 @@ fn remove_if<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u64>, name: &K, key: 
     if map.get(name) == Some(&key) {
         map.remove(name);
     }
+}
+
+/// New files and the names that they had first. Rotated ones of a file that is new, too, are read before
+/// it, the oldest first, as if they had been followed when they had its name.
+fn in_order_of_time<'a>(new: &[&'a (PathBuf, Stat)]) -> Vec<(&'a Path, &'a Path, &'a Stat)> {
+    let by_name: HashMap<&Path, &Stat> = new.iter().map(|(path, stat)| (path.as_path(), stat)).collect();
+    let with_origin = |(path, stat): &&'a (PathBuf, Stat)| {
+        let live = rotated_from(path).and_then(|live| by_name.get_key_value(live.as_path()));
+        let live = live.filter(|(_, live)| stat.modified <= live.modified);
+        (path.as_path(), live.map_or(path.as_path(), |(live, _)| *live), stat)
+    };
+    let mut files: Vec<_> = new.iter().map(with_origin).collect();
+    files.sort_by_key(|(path, origin, stat)| (path == origin, stat.modified));
+    files
+}
+
+/// `app.log` of `app.log.1` and of `app.log-20261125`.
+fn rotated_from(path: &Path) -> Option<PathBuf> {
+    let (live, generation) = path.file_name()?.to_str()?.rsplit_once(['.', '-'])?;
+    generation.starts_with(|c: char| c.is_ascii_digit()).then(|| path.with_file_name(live))
 }
 
 /// CPU time of this thread.

@@ -81,6 +81,8 @@ pub struct Tail {
     /// The size at which only an unfinished line was left.
     partial_at: u64,
     grew: Instant,
+    /// When it was last read from, or could have been.
+    filled: Instant,
     not_before: Instant,
     sightings: VecDeque<(Instant, u64)>,
 }
@@ -180,6 +182,7 @@ impl Tail {
             before: Vec::new(),
             partial_at: 0,
             grew: now,
+            filled: now,
             not_before: now,
             sightings: VecDeque::new(),
         }
@@ -245,6 +248,12 @@ impl Tail {
     /// Whether it was written to since it was last looked at.
     pub fn differs(&self, stat: &Stat) -> bool {
         (stat.size, stat.modified) != (self.size, self.modified)
+    }
+
+    /// Whether a place is known within the first `size` bytes: an equal header is not enough to pass over
+    /// what begins alike.
+    pub fn is_sampled_within(&self, size: u64) -> bool {
+        self.samples.iter().any(|sample| sample.offset <= size)
     }
 
     /// Whether a file of `size` bytes holds what was read, as far as it goes.
@@ -342,6 +351,11 @@ impl Tail {
         now.saturating_duration_since(self.grew)
     }
 
+    /// Whether `time` after it last grew something else was not yet read from.
+    pub fn is_ahead_of(&self, other: &Self, time: Duration) -> bool {
+        other.has_news() && other.filled < self.grew + time
+    }
+
     /// Its size when last seen.
     pub fn size(&self) -> u64 {
         self.size
@@ -352,9 +366,9 @@ impl Tail {
         self.read_to
     }
 
-    /// Bytes that were seen and not read.
+    /// Bytes that were seen and not read, whether or not they are still there.
     pub fn unread(&self) -> u64 {
-        self.size.saturating_sub(self.read_to)
+        self.seen.saturating_sub(self.read_to)
     }
 
     /// Bytes that are not finished; an unfinished last line is not counted.
@@ -406,6 +420,7 @@ impl Tail {
         want: usize,
         now: Instant,
     ) -> io::Result<Fill> {
+        self.filled = now;
         let stat = match self.open(policy, now) {
             Ok(file) => Stat::of(file)?,
             Err(why) => return Ok(why),

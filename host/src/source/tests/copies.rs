@@ -144,6 +144,78 @@ fn a_copy_that_overwrites_the_last_one_is_a_copy() {
 }
 
 #[test]
+fn a_file_that_was_copied_truncated_and_deleted_goes_on_in_its_copy() {
+    for pattern in PATTERNS {
+        for restart in [false, true] {
+            let mut place = Place::new(pattern);
+            place.append("a.log", text(&numbered(0, 10)));
+            assert_eq!(place.lines(), numbered(0, 10));
+            // Its descriptor is closed.
+            place.wait(seconds(100));
+            place.append("a.log", text(&numbered(10, 20)));
+            copy(&place);
+            truncate(&place);
+            fs::remove_file(place.path("a.log")).unwrap();
+            if restart {
+                place.restart();
+            }
+            assert_eq!(place.lines_within(seconds(10)), numbered(10, 20), "{pattern}, restart {restart}");
+            assert_eq!(place.lost(), []);
+        }
+    }
+}
+
+#[test]
+fn a_short_file_with_the_same_header_is_not_taken_for_the_copy() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        let header = "# the same header in each file\n";
+        place.append("a.log", header);
+        place.append("a.log", text(&numbered(0, 10)));
+        assert_eq!(place.lines().len(), 11);
+        place.append("a.log", text(&numbered(10, 20)));
+        copy(&place);
+        truncate(&place);
+        fs::remove_file(place.path("a.log")).unwrap();
+        place.append("a.log", &header[..20]);
+        let lines = place.lines();
+        place.append("a.log", &header[20..]);
+        let lines: Vec<_> = lines.into_iter().chain(place.lines_within(seconds(10))).collect();
+        let wanted: Vec<_> = numbered(10, 20).into_iter().chain([header.trim_end().into()]).collect();
+        assert_eq!(lines, wanted, "{pattern}");
+    }
+}
+
+#[test]
+fn a_copy_waits_as_long_as_nothing_is_read() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    place.append("a.log", text(&numbered(10, 20)));
+    copy(&place);
+    assert_eq!(place.lines(), numbered(10, 20));
+    truncate(&place);
+    place.append("a.log", text(&numbered(20, 30)));
+    place.wait(seconds(60));
+    assert_eq!(place.lines_within(seconds(10)), numbered(20, 30));
+}
+
+#[test]
+fn a_content_that_was_truncated_and_then_renamed_comes_before_the_next() {
+    let mut place = Place::new("a.log");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    copy(&place);
+    truncate(&place);
+    place.append("a.log", text(&numbered(10, 20)));
+    place.source.hint([], true, place.now);
+    place.wait(seconds(1));
+    place.rename("a.log", "a.log.2");
+    place.append("a.log", text(&numbered(20, 30)));
+    assert_eq!(place.lines_within(seconds(10)), numbered(10, 30));
+}
+
+#[test]
 fn a_copy_whose_original_stays_is_a_file_like_any_other() {
     let mut place = Place::new("a.log*");
     place.append("a.log", text(&numbered(0, 10)));

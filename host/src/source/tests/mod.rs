@@ -32,7 +32,7 @@ struct Place {
     /// Chunks that were read and not finished.
     under_way: Vec<(u64, u64)>,
     read: Vec<Read>,
-    _state: tempfile::TempDir,
+    _state: Option<tempfile::TempDir>,
 }
 
 /// A line that was read.
@@ -51,8 +51,20 @@ impl Place {
 
     fn with(pattern: &str, change: impl FnOnce(&mut Entry)) -> Self {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let checkpoints = Arc::new(Checkpoints::open(state.path()));
+        Self { _state: Some(state), ..Self::at(dir, pattern, checkpoints, "entry", change) }
+    }
+
+    /// In a directory and with offsets that are there already.
+    fn at(
+        dir: tempfile::TempDir,
+        pattern: &str,
+        checkpoints: Arc<Checkpoints>,
+        name: &str,
+        change: impl FnOnce(&mut Entry),
+    ) -> Self {
         let mut entry = Entry {
-            name: EntryName("entry".into()),
+            name: EntryName(name.into()),
             path: dir.path().join(pattern).display().to_string(),
             exclude: Vec::new(),
             topic: Topic::parse("topic").unwrap(),
@@ -66,7 +78,6 @@ impl Place {
             skip_empty: true,
         };
         change(&mut entry);
-        let checkpoints = Arc::new(Checkpoints::open(state.path()));
         let policy = Arc::new(Policy::unbounded());
         let source = Source::new(&entry, policy.clone(), checkpoints.clone(), LIMITS).unwrap();
         Self {
@@ -81,7 +92,7 @@ impl Place {
             next_id: 0,
             under_way: Vec::new(),
             read: Vec::new(),
-            _state: state,
+            _state: None,
         }
     }
 
@@ -194,6 +205,20 @@ fn numbered(from: usize, to: usize) -> Vec<String> {
 
 fn text(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn rotated_files_that_are_there_at_the_start_are_read_first_the_oldest_before_the_others() {
+    let mut place = Place::new("a.log*");
+    place.want = 100;
+    let generations = [("a.log-20261101", 0), ("a.log.2", 20), ("a.log.1", 40), ("a.log", 60)];
+    for (name, from) in generations {
+        let file = place.append(name, text(&numbered(from, from + 20)));
+        file.set_modified(UNIX_EPOCH + seconds(1000 + from as u64)).unwrap();
+    }
+    place.read_all();
+    assert_eq!(place.read.iter().map(|read| read.text.clone()).collect::<Vec<_>>(), numbered(0, 80));
+    assert!(place.read.iter().all(|read| read.origin == place.path("a.log")));
 }
 
 #[test]
