@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench memcheck fuzz lint guests setup-build setup-lint setup-fuzz setup-tools setup-test
+.PHONY: help demo test faults bench memcheck fuzz lint guests setup-bench setup-build setup-lint setup-fuzz setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -70,6 +70,9 @@ setup-tools:
 	@tests/setup.sh test
 
 setup-test: setup-tools $(KAFKA_LIB)
+
+setup-bench: setup-test
+	@tests/setup.sh bench
 
 # The jars of Kafka and of all it needs; 43 MB.
 target/kafka/lib: tests/kafka/pom.xml | setup-tools

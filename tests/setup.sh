@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`), to test it
-# under valgrind (`memcheck`) or to fuzz it (`fuzz`). Where nothing is missing it does nothing and says nothing.
+# under valgrind (`memcheck`), to fuzz it (`fuzz`) or to measure it beside others (`bench`). Where nothing is
+# missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
-# each boot; the tests start their own, so it is kept from that.
+# each boot; the tests start their own, so it is kept from that, and so is rsyslog.
 set -euo pipefail
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -37,6 +38,11 @@ packages_to_test() {
     have_java || echo JAVA
     # Maven only fetches Kafka's jars.
     [ -n "${WEIR_KAFKA_LIB:-}" ] || [ target/kafka/lib -nt tests/kafka/pom.xml ] || have mvn || echo maven
+}
+
+packages_to_bench() {
+    [ -x /usr/sbin/rsyslogd ] || echo rsyslog
+    compgen -G '/usr/lib/*/rsyslog/omkafka.so' >/dev/null || echo rsyslog-kafka
 }
 
 # The newest Java that this release has.
@@ -88,6 +94,9 @@ install() {
     if [[ " ${packages[*]} " = *" etcd-server "* ]] && have systemctl; then
         as_root systemctl disable --quiet etcd.service 2>/dev/null || true
     fi
+    if [[ " ${packages[*]} " = *" rsyslog "* ]] && have systemctl; then
+        as_root systemctl disable --quiet rsyslog.service 2>/dev/null || true
+    fi
 }
 
 wasm_target() {
@@ -109,7 +118,8 @@ case "${1:-}" in
     build | lint | fuzz) mapfile -t missing < <(packages_to_build) ;;
     test) mapfile -t missing < <(packages_to_build; packages_to_test) ;;
     memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
-    *) echo "usage: $0 build|lint|test|memcheck|fuzz" >&2; exit 2 ;;
+    bench) mapfile -t missing < <(packages_to_build; packages_to_test; packages_to_bench) ;;
+    *) echo "usage: $0 build|lint|test|memcheck|fuzz|bench" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target

@@ -83,6 +83,15 @@ impl Kafka {
         self.create_with(name, partitions, &[]);
     }
 
+    /// Deletes a topic and what is on it, for whoever fills many.
+    #[track_caller]
+    pub fn delete_topic(&self, name: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
+        let deleted = admin.delete_topics(&[name], &AdminOptions::new().request_timeout(Some(ANSWER)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(deleted).unwrap_or_else(|e| panic!("delete topic {name}: {e}"));
+    }
+
     #[track_caller]
     fn create_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");

@@ -1,10 +1,12 @@
 //! Lines that can be told apart, and what became of them.
 //!
-//! A line is `[head]{id} {seq:08} {payload}`. Behind the head, which is empty unless a test wants
-//! a level or a mark there or a filter puts a stamp there, the line has a fixed length and can be
-//! foretold from id and sequence, so a [`Tally`] needs to keep one byte a line: lost, repeated,
-//! reordered and damaged lines are noticed among millions.
+//! A line is `[head]{id} {seq:08} {payload}[tail]`. Behind the head, which is empty unless a test
+//! wants a level or a mark there or a filter puts a stamp there, the line has a fixed length and can
+//! be foretold from id and sequence, so a [`Tally`] needs to keep one byte a line: lost, repeated,
+//! reordered and damaged lines are noticed among millions. The tail, the same in all lines, is
+//! empty unless head and tail make something like JSON of it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 /// What payloads are cut from; a prime step apart, so that neighbours differ in every byte.
 const ALPHABET: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
 /// The longest line, without its head. Bytes.
-const CORE_BYTES_MAX: usize = 4096;
+const CORE_BYTES_MAX: usize = 16 * 1024;
 /// Lines are handed to the kernel in pieces of about this size. Bytes.
 const WRITE_BYTES: usize = 1 << 20;
 /// Between two writes of a paced writer.
@@ -32,6 +34,7 @@ pub struct LineFile {
     line_bytes: usize,
     next: u64,
     head: fn(u64) -> &'static str,
+    tail: &'static str,
 }
 
 impl LineFile {
@@ -41,12 +44,18 @@ impl LineFile {
         let path = path.into();
         assert!(line_bytes > id.len() + " 00000000 \n".len() && line_bytes <= CORE_BYTES_MAX);
         let file = open(&path);
-        Self { path, file, id: id.into(), line_bytes, next: 0, head: |_| "" }
+        Self { path, file, id: id.into(), line_bytes, next: 0, head: |_| "", tail: "" }
     }
 
     /// Puts a head before each line from now on; it comes on top of the length.
     pub fn with_head(mut self, head: fn(u64) -> &'static str) -> Self {
         self.head = head;
+        self
+    }
+
+    /// Puts a tail behind each line from now on; it comes on top of the length.
+    pub fn with_tail(mut self, tail: &'static str) -> Self {
+        self.tail = tail;
         self
     }
 
@@ -63,13 +72,15 @@ impl LineFile {
     /// Appends `count` lines.
     #[track_caller]
     pub fn write(&mut self, count: u64) {
-        let mut buffer = Vec::with_capacity(WRITE_BYTES + 2 * self.line_bytes);
+        let bytes = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(self.line_bytes);
+        let mut buffer = Vec::with_capacity(bytes.min(WRITE_BYTES) + 2 * self.line_bytes);
         let end = self.next + count;
         while self.next < end {
             buffer.clear();
             while self.next < end && buffer.len() < WRITE_BYTES {
                 buffer.extend_from_slice((self.head)(self.next).as_bytes());
                 push_core(&mut buffer, &self.id, self.next, self.line_bytes - 1);
+                buffer.extend_from_slice(self.tail.as_bytes());
                 buffer.push(b'\n');
                 self.next += 1;
             }
@@ -100,7 +111,7 @@ impl LineFile {
     /// What a reader of the topic should find of it: all lines up to now.
     pub fn expected(&self) -> Expected {
         let wanted = vec![WANTED; usize::try_from(self.next).expect("lines fit memory")];
-        Expected { id: self.id.clone(), core_bytes: self.line_bytes - 1, wanted }
+        Expected { id: self.id.clone(), core_bytes: self.line_bytes - 1, tail: self.tail, wanted }
     }
 
     /// Goes on writing `per_second` lines in a thread until it is stopped.
@@ -202,6 +213,7 @@ const SEEN: u8 = 2;
 pub struct Expected {
     id: String,
     core_bytes: usize,
+    tail: &'static str,
     wanted: Vec<u8>,
 }
 
@@ -216,6 +228,11 @@ impl Expected {
         self
     }
 
+    /// Expects this behind each line: a sender that puts quotes around it, for instance.
+    pub fn with_tail(self, tail: &'static str) -> Self {
+        Self { tail, ..self }
+    }
+
     /// How many lines.
     pub fn lines(&self) -> u64 {
         self.wanted.iter().filter(|state| **state == WANTED).count() as u64
@@ -226,7 +243,9 @@ impl Expected {
 #[derive(Debug)]
 pub struct Tally {
     files: Vec<FileTally>,
+    by_id: HashMap<String, usize>,
     core_bytes: usize,
+    tail: &'static str,
     missing: u64,
     strangers: u64,
     example: Option<String>,
@@ -259,7 +278,9 @@ impl Tally {
     #[track_caller]
     pub fn of(expected: &[Expected]) -> Self {
         let core_bytes = expected.first().map_or(0, |file| file.core_bytes);
-        assert!(expected.iter().all(|file| file.core_bytes == core_bytes), "lines of one length");
+        let tail = expected.first().map_or("", |file| file.tail);
+        let alike = |file: &Expected| file.core_bytes == core_bytes && file.tail == tail;
+        assert!(expected.iter().all(alike), "lines of one length and tail");
         let missing = expected.iter().map(Expected::lines).sum();
         let files = expected.iter().map(|file| FileTally {
             id: file.id.clone(),
@@ -267,7 +288,16 @@ impl Tally {
             found: FileVerdict { expected: file.lines(), ..FileVerdict::default() },
             highest: Vec::new(),
         });
-        Self { files: files.collect(), core_bytes, missing, strangers: 0, example: None }
+        let by_id = expected.iter().enumerate().map(|(file, expected)| (expected.id.clone(), file));
+        Self {
+            files: files.collect(),
+            by_id: by_id.collect(),
+            core_bytes,
+            tail,
+            missing,
+            strangers: 0,
+            example: None,
+        }
     }
 
     /// Expected lines that were not found yet.
@@ -308,16 +338,16 @@ impl Tally {
         tally.found.seen += 1;
         tally.found.damaged += u64::from(!whole);
         let again = tally.see(partition, seq, &mut self.missing);
-        Some(Found { file, seq, head: &value[..value.len() - self.core_bytes], again })
+        Some(Found { file, seq, head: &value[..value.len() - self.tail.len() - self.core_bytes], again })
     }
 
     /// Which file and line it is, and whether it is as it was written.
     fn find(&self, value: &[u8]) -> Option<(usize, u64, bool)> {
+        let value = value.strip_suffix(self.tail.as_bytes())?;
         let core = &value[value.len().checked_sub(self.core_bytes)?..];
-        let file = self.files.iter().position(|file| {
-            core.starts_with(file.id.as_bytes()) && core.get(file.id.len()) == Some(&b' ')
-        })?;
-        let rest = &core[self.files[file].id.len() + 1..];
+        let id = std::str::from_utf8(&core[..core.iter().position(|byte| *byte == b' ')?]).ok()?;
+        let file = *self.by_id.get(id)?;
+        let rest = &core[id.len() + 1..];
         let (digits, rest) = rest.split_at_checked(8)?;
         let seq = std::str::from_utf8(digits).ok()?.parse::<u64>().ok()?;
         let body = rest.strip_prefix(b" ")?;
@@ -486,7 +516,12 @@ mod tests {
     }
 
     fn tally(lines: u64) -> Tally {
-        Tally::of(&[Expected { id: "app".into(), core_bytes: 49, wanted: vec![WANTED; lines as usize] }])
+        Tally::of(&[Expected {
+            id: "app".into(),
+            core_bytes: 49,
+            tail: "",
+            wanted: vec![WANTED; lines as usize],
+        }])
     }
 
     fn verdict_of(seqs: &[u64], lines: u64) -> FileVerdict {
@@ -511,6 +546,20 @@ mod tests {
         let heads: Vec<_> = text.lines_of().map(|line| tally.see(0, line).unwrap().head.to_vec()).collect();
         assert_eq!(heads, [&b""[..], b"DEBUG ", b""]);
         tally.verdict().assert_exact();
+    }
+
+    #[test]
+    fn a_tail_is_expected_where_the_lines_have_it() {
+        let dir = crate::scratch::dir("lines");
+        let mut file =
+            LineFile::create(dir.path().join("a.log"), "app", 50).with_head(|_| "{").with_tail("}");
+        file.write(1);
+        let text = std::fs::read(file.path()).unwrap();
+        let mut tally = Tally::of(&[file.expected()]);
+        assert_eq!(tally.see(0, &text[..text.len() - 2]), None, "the tail is missing");
+        assert_eq!(tally.see(0, &text[..text.len() - 1]).unwrap().head, b"{");
+        let verdict = tally.verdict();
+        assert_eq!((verdict.lost(), verdict.strangers), (0, 1));
     }
 
     trait LinesOf {
@@ -577,7 +626,7 @@ mod tests {
 
     #[test]
     fn an_unwanted_line_is_noticed() {
-        let expected = Expected { id: "app".into(), core_bytes: 49, wanted: vec![WANTED; 4] };
+        let expected = Expected { id: "app".into(), core_bytes: 49, tail: "", wanted: vec![WANTED; 4] };
         let mut tally = Tally::of(&[expected.only(|seq| seq % 2 == 0)]);
         for seq in [0, 1, 2] {
             tally.see(0, &core(seq));

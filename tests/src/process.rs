@@ -5,12 +5,12 @@
 //! forked ends, and each test has a thread of its own; so one thread that lives as long as the
 //! process starts all children.
 
-#![allow(unsafe_code)] // prctl in the child, kill
+#![allow(unsafe_code)] // prctl in the child, kill, wait4
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -26,6 +26,14 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    end: Option<End>,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    status: ExitStatus,
+    cpu: Duration,
 }
 
 impl Process {
@@ -41,7 +49,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(open_log(out)).stderr(open_log(err));
         let child = spawn(command).unwrap_or_else(|error| panic!("start {name}: {error}"));
         running().insert(child.id());
-        Self { name: name.into(), child, log: err.into() }
+        Self { name: name.into(), child, log: err.into(), end: None }
     }
 
     /// Its process id.
@@ -51,11 +59,64 @@ impl Process {
 
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.child.try_wait().expect("wait for a child");
-        if status.is_some() {
-            running().remove(&self.pid());
+        self.reap(libc::WNOHANG);
+        self.end.map(|end| end.status)
+    }
+
+    /// CPU time, user and system, that it and the children it waited for had used at its end.
+    ///
+    /// # Panics
+    /// When it was not seen to end.
+    #[track_caller]
+    pub fn cpu_to_the_end(&self) -> Duration {
+        self.end.unwrap_or_else(|| panic!("{} was not seen to end", self.name)).cpu
+    }
+
+    /// Its largest resident size up to now; 0 when it has ended. Bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Its resident size now; 0 when it has ended. Bytes.
+    pub fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, which: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(which));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or_default() * 1024
+    }
+
+    /// CPU time of the threads that it has now, to the nanosecond: the difference of two looks is
+    /// what it used between, as long as no thread ends.
+    pub fn cpu_of_threads(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let spent = tasks.filter_map(|task| {
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            stat.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(spent.sum())
+    }
+
+    /// Waits with these flags, and keeps what the kernel says of its end.
+    fn reap(&mut self, flags: i32) {
+        if self.end.is_some() {
+            return;
         }
-        status
+        let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+        // SAFETY: a child of ours that was not waited for; both places are large enough.
+        let pid = unsafe { libc::wait4(self.pid().cast_signed(), &mut status, flags, usage.as_mut_ptr()) };
+        if pid == 0 {
+            return;
+        }
+        assert_eq!(pid, self.pid().cast_signed(), "wait for {}: {}", self.name, io::Error::last_os_error());
+        running().remove(&self.pid());
+        // SAFETY: all of it was zeroed, and the kernel filled it in.
+        let usage = unsafe { usage.assume_init() };
+        let cpu = duration(usage.ru_utime) + duration(usage.ru_stime);
+        self.end = Some(End { status: ExitStatus::from_raw(status), cpu });
     }
 
     /// Waits for its end.
@@ -109,8 +170,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
             send(self.pid(), libc::SIGKILL);
-            let _ = self.child.wait();
-            running().remove(&self.pid());
+            self.reap(0);
         }
     }
 }
@@ -133,6 +193,10 @@ fn running() -> MutexGuard<'static, BTreeSet<u32>> {
 fn send(pid: u32, signal: i32) {
     // SAFETY: kill takes no memory; `pid` is a child that has not been waited for.
     unsafe { libc::kill(pid.cast_signed(), signal) };
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
 }
 
 fn open_log(path: &Path) -> File {

@@ -211,6 +211,12 @@ impl Consumer {
         eventually(SOON * 2, "the end of a partition", ask, Result::is_ok).expect("it was told")
     }
 
+    /// How many records are on the topic now, as the broker says.
+    #[track_caller]
+    pub fn ends(&self) -> u64 {
+        (0..self.next.len() as i32).map(|partition| self.end(partition).max(0).unsigned_abs()).sum()
+    }
+
     /// Hands out what is on the topic beyond what was handed out, up to the end as it is now.
     #[track_caller]
     pub fn to_end(&mut self, mut act: impl FnMut(&BorrowedMessage<'_>)) {

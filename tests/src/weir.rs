@@ -403,9 +403,13 @@ impl Weir {
     /// Its largest resident size up to now. Bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
-        let status = self.proc_file("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("kB") * 1024
+        self.process().peak_memory()
+    }
+
+    /// CPU time of the threads that it has now, see [`Process::cpu_of_threads`].
+    #[track_caller]
+    pub fn cpu_of_threads(&self) -> Duration {
+        self.process().cpu_of_threads()
     }
 
     /// Its threads by id, with their names (the kernel keeps 15 bytes of them).
@@ -436,7 +440,12 @@ impl Weir {
     /// Its process id.
     #[track_caller]
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().expect("weir runs").pid()
+        self.process().pid()
+    }
+
+    #[track_caller]
+    fn process(&self) -> &Process {
+        self.process.as_ref().expect("weir runs")
     }
 
     #[track_caller]

@@ -34,7 +34,7 @@ const DROP_WAIT: Duration = Duration::from_secs(1);
 const ORPHAN_PART: u64 = 4;
 
 /// What every producer begins with; a user's properties come after and win.
-const DEFAULTS: &[(&str, &str)] = &[
+pub const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "weir"),
     ("enable.idempotence", "true"),
     ("acks", "all"),

@@ -1,0 +1,70 @@
+//! What is measured and how often: from the environment, so that `make bench ONLY=latency` works.
+
+use anyhow::{Result, bail};
+
+/// The measures, in the order in which they run.
+pub(crate) const MEASURES: [&str; 7] =
+    ["agents", "codecs", "lengths", "filters", "entries", "latency", "idle"];
+
+/// How much of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Of [`MEASURES`].
+    pub(crate) only: Vec<String>,
+    /// Of the agents that are there; empty: all.
+    pub(crate) agents: Vec<String>,
+    /// How often each run is made; the runs of one round stand side by side.
+    pub(crate) rounds: usize,
+    /// Lines of a run.
+    pub(crate) lines: u64,
+    /// Of a latency run.
+    pub(crate) latency_seconds: u64,
+    /// Over which idle cost is measured.
+    pub(crate) idle_seconds: u64,
+    /// Files that lie idle.
+    pub(crate) idle_files: Vec<u64>,
+}
+
+impl Plan {
+    pub(crate) fn from_env() -> Result<Self> {
+        let only = list("ONLY");
+        if let Some(unknown) = only.iter().find(|name| !MEASURES.contains(&name.as_str())) {
+            bail!("ONLY={unknown}: there are {}", MEASURES.join(", "));
+        }
+        Ok(Self {
+            only,
+            agents: list("AGENTS"),
+            rounds: number("ROUNDS", 3)? as usize,
+            lines: number("LINES", 1_000_000)?,
+            latency_seconds: number("LATENCY_SECONDS", 20)?,
+            idle_seconds: number("IDLE_SECONDS", 60)?,
+            idle_files: match list("IDLE_FILES") {
+                files if files.is_empty() => vec![1_000, 10_000],
+                files => files.iter().map(|n| Ok(n.parse()?)).collect::<Result<_>>()?,
+            },
+        })
+    }
+
+    pub(crate) fn has(&self, measure: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == measure)
+    }
+
+    pub(crate) fn has_agent(&self, name: &str) -> bool {
+        self.agents.is_empty() || self.agents.iter().any(|agent| agent == name)
+    }
+}
+
+fn list(name: &str) -> Vec<String> {
+    let text = std::env::var(name).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Into::into).collect()
+}
+
+fn number(name: &str, usual: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => match text.replace('_', "").parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => bail!("{name}={text}: a number above 0 is wanted"),
+        },
+        _ => Ok(usual),
+    }
+}
