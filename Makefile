@@ -31,8 +31,18 @@ faults: setup-test guests ## Every fault at full length, seeded: make faults [SE
 		cargo test --package weir --test it -- --nocapture --test-threads=$(JOBS) faults::$(ONLY); \
 		code=$$?; cat $(FAULTS)/table.md; echo "also as $(FAULTS)/verdicts.json"; exit $$code
 
-bench: setup-test ## CPU time next to kcat, on the same file and broker
-	cargo test --release --package weir --test it -- --ignored --nocapture bench::
+# ONLY=agents,codecs,lengths,filters,entries,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.
+# VECTOR=, FLUENT_BIT= and FILEBEAT= name binaries to measure beside it; bench/configs has their settings.
+bench: setup-bench guests target/bench/otelcol ## weir beside a bare loop, kcat and other agents: make bench [ONLY=latency]
+	cargo build --release --package weir --package weir-bench
+	$(or $(CARGO_TARGET_DIR),target)/release/weir-bench
+
+# Built with Go where that is there; from then on it is among the agents that are measured.
+target/bench/otelcol: bench/otel/main.go bench/otel/go.mod
+	@mkdir -p $(@D)
+	@if ! command -v go >/dev/null; then echo "Go is not here: the OpenTelemetry Collector is left out"; \
+	else echo "building the OpenTelemetry Collector, a few minutes"; \
+	(cd bench/otel && go build -o $(CURDIR)/$@ .) || echo "it does not build here: the OpenTelemetry Collector is left out"; fi
 
 memcheck: ## The sink's tests under valgrind: no buffer is freed while librdkafka reads it
 	@tests/setup.sh memcheck
