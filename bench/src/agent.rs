@@ -117,7 +117,8 @@ pub(crate) fn find() -> Result<(Vec<Agent>, Vec<String>)> {
     let version = format!("{}, librdkafka {librdkafka}", first_line(&program, "--version")?);
     let mut agents = vec![
         agent("weir", version, program, weir, false),
-        agent("bare loop", format!("librdkafka {librdkafka}"), this, bare_loop, true),
+        agent("bare loop", format!("librdkafka {librdkafka}"), this.clone(), bare_loop, true),
+        agent("copying loop", format!("librdkafka {librdkafka}"), this, copying_loop, true),
     ];
     let mut missing = Vec::new();
     match first_line(Path::new("kcat"), "-V").and_then(|_| kcat_version()) {
@@ -191,8 +192,16 @@ fn weir(program: &Path, job: &Job<'_>) -> Result<Command> {
 }
 
 fn bare_loop(program: &Path, job: &Job<'_>) -> Result<Command> {
+    looping(program, "nocopy", job)
+}
+
+fn copying_loop(program: &Path, job: &Job<'_>) -> Result<Command> {
+    looping(program, "copy", job)
+}
+
+fn looping(program: &Path, copy: &str, job: &Job<'_>) -> Result<Command> {
     let mut command = Command::new(program);
-    command.args(["bare-loop", job.brokers, job.topic, &job.files[0]]);
+    command.args(["bare-loop", copy, job.brokers, job.topic, &job.files[0]]);
     command.args(DEFAULTS.iter().map(|(key, value)| format!("{key}={value}")));
     command.arg(format!("compression.type={}", job.codec));
     Ok(command)

@@ -65,7 +65,7 @@ fn run(
     };
     let begun = Instant::now();
     let mut process = Process::start(agent.name, agent.command(&job)?, &dir.path().join("output.log"));
-    let consumer = topic.consumer();
+    let mut consumer = topic.consumer();
     let wanted = files.iter().map(Expected::lines).sum::<u64>();
     while consumer.ends() < wanted && begun.elapsed() < CATCH_UP && process.ended().is_none() {
         std::thread::sleep(LOOK);

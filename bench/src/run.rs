@@ -90,7 +90,7 @@ pub(crate) fn quoted(agent: &Agent, expected: &[Expected]) -> Vec<Expected> {
 /// Waits until so many records are on the topic, or no more will come. Returns when the last one
 /// was there, and the peak memory.
 fn watch(process: &mut Process, topic: &Topic, wanted: u64, begun: Instant) -> (Duration, u64) {
-    let consumer = topic.consumer();
+    let mut consumer = topic.consumer();
     let (mut count, mut changed, mut peak) = (0, Instant::now(), 0);
     loop {
         peak = peak.max(process.peak_memory());

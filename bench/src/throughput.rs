@@ -31,6 +31,9 @@ struct Contender {
     reference: usize,
 }
 
+/// A filter, the head and the tail of the lines it is made for, and whether it drops every other one.
+type Scene = (Filter, fn(u64) -> &'static str, &'static str, bool);
+
 /// All agents on one file.
 pub(crate) fn agents(bench: &mut Bench) -> Result<()> {
     let dir = scratch::dir("agents");
@@ -70,7 +73,7 @@ pub(crate) fn filters(bench: &mut Bench) -> Result<()> {
     let Some(weir) = bench.agent("weir").cloned() else { return Ok(()) };
     let lines = bench.plan.lines;
     let level = |seq| if seq % 2 == 0 { "DEBUG " } else { "INFO  " };
-    let filters: [(Filter, fn(u64) -> &'static str, &'static str, bool); 3] = [
+    let filters: [Scene; 3] = [
         (("drop_debug", Value::Null), level, "", true),
         (("redact", json!({"fields": ["password"]})), |_| "password=hunter2 ", "", false),
         (

@@ -213,7 +213,7 @@ impl Consumer {
 
     /// How many records are on the topic now, as the broker says.
     #[track_caller]
-    pub fn ends(&self) -> u64 {
+    pub fn ends(&mut self) -> u64 {
         (0..self.next.len() as i32).map(|partition| self.end(partition).max(0).unsigned_abs()).sum()
     }
 
