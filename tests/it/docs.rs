@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::{Value, json};
+use weir_tests::kafka::Kafka;
+use weir_tests::wait::eventually;
+use weir_tests::weir::Weir;
 use weir_tests::{guests, workspace};
 
-use crate::unconnected;
+use crate::{LONG, put_list, steered, unconnected};
 
 fn page(name: &str) -> String {
     let path = workspace().join("docs/filters").join(name);
@@ -87,4 +91,97 @@ fn the_recipes_do_in_webassembly_what_the_cookbook_shows() {
 #[track_caller]
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+/// What the tutorial has one do.
+enum Step<'a> {
+    /// Write this text to a file.
+    File(&'a str, &'a str),
+    /// Run a command; these lines are printed.
+    Command(&'a str, Vec<&'a str>),
+}
+
+fn steps(page: &str) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    // Text and blocks take turns.
+    for block in page.split("```").skip(1).step_by(2) {
+        let (info, text) = block.split_once('\n').expect("a block of lines");
+        match info.split_once(' ') {
+            Some((_, file)) => steps.push(Step::File(file, text)),
+            None => steps.extend(text.split_terminator("$ ").skip(1).map(|step| {
+                let mut lines = step.lines().filter(|line| !line.is_empty());
+                Step::Command(lines.next().expect("a command"), lines.collect())
+            })),
+        }
+    }
+    steps
+}
+
+#[test]
+fn the_tutorial_goes_from_nothing_to_a_swap_and_back_as_it_says() {
+    let page = page("tutorial.md");
+    let topic = Kafka::shared().topic("shop", 1);
+    let mut weir = steered("/tutorial/collect");
+    put_list("/tutorial/collect", &json!([]));
+    weir.start();
+    let (mut dir, mut swaps) = (weir.file(""), 0);
+    for step in steps(&page) {
+        let (command, printed) = match step {
+            Step::File(file, text) => {
+                write(&dir.join(file), text);
+                continue;
+            }
+            Step::Command(command, printed) => (command, printed),
+        };
+        if let Some(to) = command.strip_prefix("cd ") {
+            dir.push(to);
+            continue;
+        }
+        // Where things are on this host.
+        let here = command
+            .replace("/var/log/", &format!("{}/", weir.log("").to_string_lossy().trim_end_matches('/')))
+            .replace("127.0.0.1:9092", &Kafka::shared().brokers())
+            .replace("\"topic\": \"shop\"", &format!("\"topic\": {:?}", topic.name()))
+            .replace("-t shop", &format!("-t {}", topic.name()));
+        let said = shell(&weir, &dir, &here);
+        for line in printed {
+            assert!(said.lines().any(|found| found == line), "{command}\nprints no {line:?}:\n{said}");
+        }
+        let swap = ["weir list add", "weir module push", "weir module rollback"];
+        if swap.iter().any(|swap| command.starts_with(swap)) {
+            swaps += 1;
+            await_the_tag(&weir);
+        }
+    }
+    assert_eq!((swaps, topic.count_all()), (4, 3));
+    assert_eq!(weir.lines("shop").delivered, 3);
+}
+
+/// Runs a command line as in a terminal of the agent's host; what it prints.
+#[track_caller]
+fn shell(weir: &Weir, dir: &Path, line: &str) -> String {
+    let bin = Path::new(env!("CARGO_BIN_EXE_weir")).parent().expect("a directory");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", line]).current_dir(dir).env("PATH", path);
+    command.env("WEIR_CONFIG", weir.file("weir.toml")).env("CARGO_NET_OFFLINE", "true");
+    command.env("CARGO_TARGET_DIR", workspace().join("target/new"));
+    let output = command.output().expect("run bash");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{line}: {}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Waits until the entry, where there is one, has the module that the tag points at.
+fn await_the_tag(weir: &Weir) {
+    let listed = weir.weir(&["list", "get"]).stdout;
+    if !listed.contains("shop") {
+        return;
+    }
+    let modules: Value = serde_json::from_str(&weir.weir(&["module", "ls", "--json"]).ok()).expect("JSON");
+    let digest = modules["tags"][0]["digest"].clone();
+    assert!(digest.is_string(), "{modules}");
+    let applied =
+        |entry: &Value| entry["filter"]["digest"] == digest && entry["filter"]["state"] == "applied";
+    eventually(LONG, "the module of the tag", || weir.entry("shop"), applied);
 }
