@@ -1,13 +1,15 @@
 //! What operators do with a running agent and with a fleet.
 
 use serde_json::{Value, json};
+use weir_tests::etcd::Etcd;
 use weir_tests::guests;
 use weir_tests::http;
 use weir_tests::kafka::Kafka;
 use weir_tests::topic::Record;
 use weir_tests::wait::{SOON, eventually};
+use weir_tests::weir::Weir;
 
-use crate::host;
+use crate::{host, put_list, steered};
 
 #[test]
 fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
@@ -62,4 +64,28 @@ fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
     assert!(weir.stop().success());
     let silent = weir.weir(&["quarantine", "ls"]);
     assert!(silent.code() == 1 && silent.stderr.contains("is `weir run` running"), "{silent:?}");
+}
+
+#[test]
+fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
+    const KEY: &str = "/fleet/collect";
+    let mut weir = steered(KEY);
+    put_list(KEY, &json!([]));
+    weir.start();
+    let fleet = |weir: &Weir| -> Value {
+        let said = weir.weir(&["fleet", "host", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_default()
+    };
+    let read = |agents: &Value| agents[0]["status"]["revision"].as_i64().unwrap_or_default();
+    eventually(SOON, "the agent to say what it runs", || fleet(&weir), |agents| read(agents) > 0);
+    let revision = Etcd::shared().put(KEY, "[ ]").to_string();
+    weir.weir(&["fleet", "host", "--wait", &revision]).ok();
+    assert!(read(&fleet(&weir)) >= revision.parse().expect("a number"));
+    let late = weir.weir(&["fleet", "host", "--wait", "9000000000", "--within", "0"]);
+    assert!(late.code() == 1 && late.stderr.contains("behind revision 9000000000: host"), "{late:?}");
+    let unknown = weir.weir(&["fleet", "nobody"]);
+    assert!(unknown.code() == 1 && unknown.stderr.contains("no agent \"nobody\""), "{unknown:?}");
+    assert!(weir.stop().success());
+    let after = fleet(&weir);
+    assert!(after[0]["status"].is_null() && after[0]["seen"]["when"].is_string(), "{after}");
 }

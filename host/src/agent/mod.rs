@@ -156,9 +156,9 @@ pub async fn run(
     let (stopped, stopping) = watch::channel(());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task);
-    if !mode.stdout {
-        tasks.spawn(control::announce::run(board.clone(), settings.clone()));
-    }
+    let announcing = (!mode.stdout).then(|| {
+        tokio::spawn(control::announce::run(board.clone(), settings.clone(), until(stopping.clone())))
+    });
     let Parts { state, kafka, admin, replays } = parts;
     if let Some(admin) = admin {
         info!(listen = %admin.address(), "metrics, health and status");
@@ -186,6 +186,10 @@ pub async fn run(
         let _ = tokio::task::spawn_blocking(move || kafka.stop(Instant::now() + ENDING)).await;
     }
     drop(stopped);
+    if let Some(announcing) = announcing {
+        // It has a bound of its own, and is only told to the fleet.
+        let _ = announcing.await;
+    }
     tasks.shutdown().await;
     drop(state);
     Ok(finished)

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub mod check;
 pub mod demo;
+pub mod fleet;
 pub mod list;
 pub mod module;
 pub mod quarantine;
@@ -87,6 +88,8 @@ pub enum Command {
     Module(module::ModuleCommand),
     /// Is everything delivered? Entries, files, lag, modules, problems of this host's agent
     Status(status::StatusArgs),
+    /// Every agent on this etcd: version, applied revision, troubled entries, last seen
+    Fleet(fleet::FleetArgs),
     /// Lines set aside on this host: look at them, send them again, remove them
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineCommand),
@@ -106,6 +109,7 @@ impl Cli {
             Command::List(command) => list::run(&common, command),
             Command::Module(command) => module::run(&common, command),
             Command::Status(args) => status::run(&common, args),
+            Command::Fleet(args) => fleet::run(&common, args),
             Command::Quarantine(command) => quarantine::run(&common, command),
             Command::Compile(args) => crate::filter::compile::run(args),
         }

@@ -1,14 +1,18 @@
 //! Says in etcd what this agent runs, for the fleet to see.
 //!
-//! In: the [`Board`]. Out: `<agents_prefix><name>` under a lease, written on change and not too often,
-//! and `<agents_prefix>seen/<name>`, which outlives it. Absent by design: line content, error texts and
+//! In: the [`Board`]. Out: `<agents_prefix><name>` under a lease, written on change and not too often;
+//! `<agents_prefix>live/<name>/<instance>` under the same lease, so that two agents of one name show; and
+//! `<agents_prefix>seen/<name>`, which outlives it. A stop takes the lease back. Absent by design: line content, error texts and
 //! causes: they stay on the host.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
@@ -16,6 +20,7 @@ use super::client;
 use super::error::ControlError;
 use super::{ListSource, ListState};
 use crate::config::{EtcdSettings, Settings};
+use crate::model::Digest;
 use crate::status::{Board, EntryState, EntryStatus, FilterState};
 
 /// Seconds. So long the status stays when the agent is gone.
@@ -24,31 +29,83 @@ const LEASE_SECONDS: i64 = 60;
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 /// The record that outlives the lease is written again so often even if nothing changes.
 const SEEN_EVERY: Duration = Duration::from_secs(600);
+/// Behind the prefix: the records that outlive the leases.
+pub(super) const SEEN: &str = "seen/";
+/// Behind the prefix: one key for each agent that lives.
+pub(super) const LIVE: &str = "live/";
 /// Entries in one status, so that it stays far below the 1.5 MiB of a request.
 const ENTRIES_MOST: usize = 2000;
 
 /// How often the board is looked at, and the status written.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    look: Duration,
-    write: Duration,
+pub(super) struct Pace {
+    pub(super) look: Duration,
+    pub(super) write: Duration,
 }
 
 const PACE: Pace = Pace { look: Duration::from_secs(2), write: Duration::from_secs(10) };
 
-/// Announces until it is dropped; returns at once where the list is not in etcd.
-pub async fn run(board: Board, settings: Settings) {
+/// For taking the lease back; a stop waits no longer.
+const REVOKE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Announces until `stop`, then takes the announcement back; returns at once where the list is not in
+/// etcd.
+pub async fn run(board: Board, settings: Settings, stop: impl Future<Output = ()>) {
     if let ListSource::Etcd(etcd) = &settings.list {
-        announce(&board, &settings.agent.name, etcd, PACE).await;
+        let who = Who { name: settings.agent.name.clone(), instance: instance(&settings.state_dir) };
+        announce_until(&board, &who, etcd, PACE, stop).await;
     }
 }
 
-async fn announce(board: &Board, name: &str, etcd: &EtcdSettings, pace: Pace) {
+/// Which agent speaks.
+#[derive(Clone, Debug)]
+pub(super) struct Who {
+    pub(super) name: String,
+    /// The same for every run on one state directory, of which there is one at a time.
+    pub(super) instance: String,
+}
+
+/// Tells agents apart that have one name: by the boot of the host and by the state directory. After a
+/// restart of the agent it is the same, so that what a killed one left is no second agent.
+fn instance(state_dir: &Path) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let place = std::fs::metadata(state_dir).map(|dir| (dir.dev(), dir.ino())).unwrap_or_default();
+    Digest::of(format!("{boot} {place:?}").as_bytes()).short()
+}
+
+pub(super) async fn announce_until(
+    board: &Board,
+    who: &Who,
+    etcd: &EtcdSettings,
+    pace: Pace,
+    stop: impl Future<Output = ()>,
+) {
+    let mut held = None;
+    tokio::select! {
+        () = announce(board, who, etcd, pace, &mut held) => {}
+        () = stop => {}
+    }
+    let Some((client, lease)) = held else { return };
+    let revoke = async { client.lease_client().revoke(lease).await };
+    if let Ok(Ok(_)) = tokio::time::timeout(REVOKE_LIMIT, revoke).await {
+        return;
+    }
+    tracing::warn!("the status key could not be taken back; it goes within {LEASE_SECONDS} s");
+}
+
+/// Says it until it is dropped; `held` is the lease to take back then.
+async fn announce(
+    board: &Board,
+    who: &Who,
+    etcd: &EtcdSettings,
+    pace: Pace,
+    held: &mut Option<(Client, i64)>,
+) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let mut said = None;
     loop {
         let begun = Instant::now();
-        let Err(error) = session(board, name, etcd, pace).await;
+        let Err(error) = session(board, who, etcd, pace, held).await;
         if begun.elapsed() > KEEP_ALIVE_EVERY {
             backoff.reset();
         }
@@ -63,14 +120,17 @@ async fn announce(board: &Board, name: &str, etcd: &EtcdSettings, pace: Pace) {
 
 async fn session(
     board: &Board,
-    name: &str,
+    who: &Who,
     etcd: &EtcdSettings,
     pace: Pace,
+    held: &mut Option<(Client, i64)>,
 ) -> Result<Infallible, ControlError> {
     let client = client::connect(etcd).await?;
     let mut lease = Lease::grant(&client).await?;
-    let (status_key, seen_key) =
-        (format!("{}{name}", etcd.agents_prefix), format!("{}seen/{name}", etcd.agents_prefix));
+    *held = Some((client.clone(), lease.keeper.id()));
+    let (prefix, Who { name, instance }) = (&etcd.agents_prefix, who);
+    let (status_key, seen_key) = (format!("{prefix}{name}"), format!("{prefix}{SEEN}{name}"));
+    let live_key = format!("{prefix}{LIVE}{name}/{instance}");
     let mut kv = client::kv(&client);
     let mut last: Option<(Announcement, Instant)> = None;
     loop {
@@ -82,7 +142,8 @@ async fn session(
         if due {
             let under_lease = PutOptions::new().with_lease(lease.keeper.id());
             let txn = Txn::new().and_then([
-                TxnOp::put(status_key.as_str(), json(&now), Some(under_lease)),
+                TxnOp::put(status_key.as_str(), json(&now), Some(under_lease.clone())),
+                TxnOp::put(live_key.as_str(), "", Some(under_lease)),
                 TxnOp::put(seen_key.as_str(), json(&Seen::of(&now)), None),
             ]);
             client::call(&format!("write {status_key}"), kv.txn(txn)).await?;
@@ -122,43 +183,56 @@ impl Lease {
 }
 
 /// What the fleet may know of an agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Announcement {
-    version: String,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// weir's version.
+    pub version: String,
     /// Seconds since 1970.
-    started: u64,
+    pub started: u64,
     /// Whether any list was applied yet.
-    ready: bool,
+    pub ready: bool,
     /// Of the list as applied.
-    revision: i64,
-    list: ListState,
+    pub revision: i64,
+    /// How sure the list is.
+    pub list: ListState,
     /// How many problems the list has.
-    problems: usize,
-    entries: Vec<EntryWord>,
+    pub problems: usize,
+    /// In the order of the list.
+    pub entries: Vec<EntryWord>,
     /// Entries that are not shown.
-    more: usize,
+    pub more: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct EntryWord {
-    name: String,
-    state: EntryState,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filter: Option<FilterWord>,
+/// What the fleet may know of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryWord {
+    /// Its name.
+    pub name: String,
+    /// In one word.
+    pub state: EntryState,
+    /// Where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterWord>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct FilterWord {
-    digest: String,
-    state: FilterState,
+/// What the fleet may know of a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterWord {
+    /// Of the module that runs; empty where none does.
+    pub digest: String,
+    /// In one word.
+    pub state: FilterState,
 }
 
 /// What stays when the agent is gone.
-#[derive(Serialize)]
-struct Seen<'a> {
-    when: String,
-    version: &'a str,
-    revision: i64,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// RFC 3339, UTC: when it last wrote, every 10 minutes at least.
+    pub when: String,
+    /// weir's version.
+    pub version: String,
+    /// Of the list as applied then.
+    pub revision: i64,
 }
 
 impl Announcement {
@@ -195,10 +269,10 @@ impl Announcement {
     }
 }
 
-impl<'a> Seen<'a> {
-    fn of(announcement: &'a Announcement) -> Self {
+impl Seen {
+    fn of(announcement: &Announcement) -> Self {
         let when = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Self { when, version: &announcement.version, revision: announcement.revision }
+        Self { when, version: announcement.version.clone(), revision: announcement.revision }
     }
 }
 
@@ -207,13 +281,13 @@ fn json(record: &impl Serialize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::{Etcd, settings_of, until};
     use super::*;
     use crate::model::{EntryName, Lines, Problem};
     use crate::status::{EntryReport, Figures, FilterStatus, ListStatus};
 
-    fn board(state: EntryState) -> Board {
+    pub(in crate::control) fn board(state: EntryState) -> Board {
         let board = Board::new("web1");
         let name = EntryName("app".into());
         let filter = FilterStatus {
@@ -264,7 +338,8 @@ mod tests {
         let pace = Pace { look: Duration::from_millis(20), write: Duration::from_millis(20) };
         let task = tokio::spawn({
             let (board, settings) = (board.clone(), settings.clone());
-            async move { announce(&board, "web1", &settings, pace).await }
+            let who = Who { name: "web1".into(), instance: "1".into() };
+            async move { announce(&board, &who, &settings, pace, &mut None).await }
         });
         let read = async |key: &str| {
             let client = client::connect(&settings).await.unwrap();

@@ -20,6 +20,7 @@ mod client;
 mod error;
 mod etcd;
 mod file;
+pub mod fleet;
 mod kept;
 pub mod list;
 pub mod lists;

@@ -109,7 +109,7 @@ pub(super) fn settings_of(etcd: &Etcd) -> EtcdSettings {
 
 /// Waits until `holds`, but not for ever.
 pub(super) async fn until(holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds().await {
         assert!(Instant::now() < deadline, "it does not come true");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::{Common, visible};
 use crate::{admin, config};
 
-mod text;
+pub(super) mod text;
 
 /// Where a systemd unit with `RuntimeDirectory=weir` has its socket.
 const SOCKET: &str = "/run/weir/weir.sock";

@@ -164,7 +164,7 @@ fn footer(status: &Status, now: u64) -> String {
 }
 
 /// A state as it stands in JSON.
-fn word(state: EntryState) -> &'static str {
+pub(in crate::cli) fn word(state: EntryState) -> &'static str {
     match state {
         EntryState::Following => "following",
         EntryState::CatchingUp => "catching-up",
@@ -181,7 +181,7 @@ fn words(state: EntryState) -> &'static str {
 }
 
 /// How much a state wants somebody's attention; 0 is not at all.
-fn severity(state: EntryState) -> u8 {
+pub(in crate::cli) fn severity(state: EntryState) -> u8 {
     match state {
         EntryState::Following => 0,
         EntryState::CatchingUp => 1,
