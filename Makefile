@@ -28,7 +28,8 @@ faults: setup-test guests ## Every fault at full length, seeded: make faults [SE
 	@echo '| fault | | seed | rounds | lines | lost | repeated | reordered | measured besides |' >$(FAULTS)/table.md
 	@echo '|---|---|---|---|---|---|---|---|---|' >>$(FAULTS)/table.md
 	@WEIR_FAULTS_LONG=1 WEIR_FAULTS_SEED=$(SEED) WEIR_FAULTS_ROUNDS=$(ROUNDS) WEIR_FAULTS_DIR=$(FAULTS) \
-		cargo test --package weir --test it -- --nocapture --test-threads=$(JOBS) faults::$(ONLY); \
+		cargo test --package weir --lib --test it --no-fail-fast -- --nocapture --test-threads=$(JOBS) \
+			faults::$(ONLY) source::tests::model::$(ONLY); \
 		code=$$?; cat $(FAULTS)/table.md; echo "also as $(FAULTS)/verdicts.json"; exit $$code
 
 # ONLY=agents,codecs,lengths,filters,entries,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.

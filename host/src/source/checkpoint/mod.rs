@@ -124,6 +124,12 @@ impl Checkpoints {
         Self::on(store, missing)
     }
 
+    /// Keeps all in memory: for tests that start again very often.
+    #[cfg(test)]
+    pub(in crate::source) fn in_memory() -> Self {
+        Self::on(Store::in_memory(), false)
+    }
+
     /// Keeps nothing.
     pub fn none() -> Self {
         Self::new(None, false, Errors::default())

@@ -58,6 +58,12 @@ impl Store {
         Self::with(path, create)
     }
 
+    /// One that is gone with the process.
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        Self::with(PathBuf::new(), |_| Ok(builder().create_with_backend(InMemoryBackend::new())?))
+    }
+
     pub(super) fn with(
         path: PathBuf,
         open: impl Fn(&Path) -> Result<Database, Error> + Send + Sync + 'static,
