@@ -53,13 +53,13 @@
 //!
 //! | to | take |
 //! |---|---|
-//! | read the configuration | [`config`] (feature `json`), by serde |
+//! | read the configuration | [`config()`] (feature `json`), by serde |
 //! | read and change fields of JSON | [`json`] (feature `json`) |
 //! | read `key=value` | [`logfmt`] |
 //! | find a substring | [`memchr::memmem::Finder`], which uses `simd128` |
 //! | keep a share | [`Sample`], by a hash that is the same on every host |
 //! | keep so many a second | [`RateLimit`], by the time of the batch |
-//! | shorten | [`truncate`], which cuts between characters |
+//! | shorten | [`truncate()`], which cuts between characters |
 //! | fail on a line | a function that returns `Result<Verdict, E>`, or `Verdict::from(result)` |
 //! | look at all lines at once | [`Filter::begin`] |
 //! | say something | [`log`], [`count`] |

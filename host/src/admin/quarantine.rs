@@ -27,7 +27,7 @@ const REPLAY_PATH: &str = "/api/v1/quarantine/replay";
 
 /// Items in one answer.
 const PAGE_ITEMS: usize = 1000;
-/// Lines that one request may ask to be sent again: some MiB, and an answer within [`REPLAY_MAX`].
+/// Lines that one request may ask to be sent again: some MiB, and an answer within `REPLAY_MAX`.
 pub const REPLAY_LINES: usize = 32;
 /// Lines that wait for the agent to pass them on.
 const QUEUE: usize = 64;
