@@ -24,7 +24,7 @@ use weir_tests::kafka::Kafka;
 use weir_tests::weir::Weir;
 
 /// For a million lines on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(300);
 
 /// A host whose agent produces to the shared Kafka.
 fn host() -> Weir {

@@ -9,7 +9,7 @@ use weir_tests::topic::Record;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::Weir;
 
-use crate::{host, put_list, steered};
+use crate::{LONG, host, put_list, steered};
 
 #[test]
 fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
@@ -79,13 +79,15 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     let read = |agents: &Value| agents[0]["status"]["revision"].as_i64().unwrap_or_default();
     eventually(SOON, "the agent to say what it runs", || fleet(&weir), |agents| read(agents) > 0);
     let revision = Etcd::shared().put(KEY, "[ ]").to_string();
-    weir.weir(&["fleet", "host", "--wait", &revision]).ok();
+    let wait = || weir.weir(&["fleet", "host", "--wait", &revision]);
+    eventually(LONG, "the revision to be applied", wait, |said| said.code() == 0);
     assert!(read(&fleet(&weir)) >= revision.parse().expect("a number"));
     let late = weir.weir(&["fleet", "host", "--wait", "9000000000", "--within", "0"]);
     assert!(late.code() == 1 && late.stderr.contains("behind revision 9000000000: host"), "{late:?}");
     let unknown = weir.weir(&["fleet", "nobody"]);
     assert!(unknown.code() == 1 && unknown.stderr.contains("no agent \"nobody\""), "{unknown:?}");
     assert!(weir.stop().success());
-    let after = fleet(&weir);
-    assert!(after[0]["status"].is_null() && after[0]["seen"]["when"].is_string(), "{after}");
+    // The lease, which would run out in a minute, was taken back.
+    let gone = |after: &Value| after[0]["status"].is_null() && after[0]["seen"]["when"].is_string();
+    eventually(SOON, "the agent to be gone", || fleet(&weir), gone);
 }

@@ -11,13 +11,16 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::process::Process;
 use crate::wait::{SOON, eventually};
 use crate::{ports, scratch};
 
 /// For one request.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(60);
+/// Edits that are under way together; etcd writes them to its log together, too.
+const EDITS_AT_ONCE: usize = 200;
 /// The user of an etcd that asks for one, and the password.
 pub const USER: (&str, &str) = ("root", "secret");
 /// A token is good for so long after it was last used. Seconds.
@@ -94,18 +97,25 @@ impl Etcd {
         put.header().map_or(0, etcd_client::ResponseHeader::revision)
     }
 
-    /// Writes a key again and again, as fast as one client can.
+    /// Writes a key again and again, many edits under way at once, in any order but the last.
     #[track_caller]
     pub fn put_each(&self, key: &str, values: &[String]) {
+        let Some((last, others)) = values.split_last() else { return };
         // Few enough for the limit of a request.
-        for values in values.chunks(100) {
-            self.request(async |mut client| {
-                for value in values {
-                    client.put(key, value.as_str(), None).await?;
+        for values in others.chunks(EDITS_AT_ONCE) {
+            self.request(async |client| {
+                let put = |value: &String| {
+                    let (mut client, key, value) = (client.clone(), key.to_owned(), value.clone());
+                    async move { client.put(key, value, None).await }
+                };
+                let mut puts: JoinSet<_> = values.iter().map(put).collect();
+                while let Some(done) = puts.join_next().await {
+                    done.expect("a request does not panic")?;
                 }
                 Ok(())
             });
         }
+        self.put(key, last.as_str());
     }
 
     /// Reads a key.

@@ -21,9 +21,9 @@ use crate::wait::eventually;
 use crate::{ports, scratch, workspace};
 
 /// From the start of the JVM to the first answer.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 /// For one request, on a busy machine.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(60);
 /// Smaller than the default and the same for each start: a test machine has other things to do.
 const JVM: [&str; 4] =
     ["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"];

@@ -28,7 +28,7 @@ use crate::wait::{SOON, eventually};
 use crate::{ports, scratch};
 
 /// Beyond the agent's own bound (`agent.drain`, 10 s).
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(40);
 /// For a command of the command line.
 const COMMAND: Duration = Duration::from_secs(60);
 

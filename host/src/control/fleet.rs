@@ -121,9 +121,22 @@ mod tests {
             shown
         }
 
+        /// On a busy machine a hundred at once may keep an answer waiting.
         async fn all(&self) -> Vec<Agent> {
-            // On a busy machine a hundred at once may keep an answer waiting.
             read(&self.settings).await.unwrap_or_default()
+        }
+
+        /// Waits until those seen are so.
+        async fn await_all(&self, are_so: impl Fn(&[Agent]) -> bool) -> Vec<Agent> {
+            let seen = std::cell::RefCell::new(Vec::new());
+            until(async || {
+                let all = self.all().await;
+                let so = are_so(&all);
+                *seen.borrow_mut() = all;
+                so
+            })
+            .await;
+            seen.into_inner()
         }
     }
 
@@ -136,8 +149,8 @@ mod tests {
             let state = if n == 42 { EntryState::Stalled } else { EntryState::Following };
             boards.push(fleet.add(&format!("web{n:03}"), "1", state));
         }
-        until(async || fleet.all().await.iter().filter(|agent| agent.live == 1).count() == 100).await;
-        let all = read(&fleet.settings).await.unwrap();
+        let live = |all: &[Agent]| all.iter().filter(|agent| agent.live == 1).count();
+        let all = fleet.await_all(|all| live(all) == 100).await;
         assert_eq!(all.len(), 100);
         let stalled: Vec<_> = all
             .iter()
@@ -150,14 +163,14 @@ mod tests {
         for board in &boards[1..] {
             board.set_list(ListStatus { revision: 8, ..ListStatus::default() }, vec![], vec![]);
         }
-        until(async || fleet.all().await.iter().filter(|agent| agent.applied(8)).count() == 99).await;
-        let all = read(&fleet.settings).await.unwrap();
+        let applied = |all: &[Agent]| all.iter().filter(|agent| agent.applied(8)).count();
+        let all = fleet.await_all(|all| applied(all) == 99).await;
         assert_eq!(all.iter().find(|agent| !agent.applied(8)).unwrap().name, "web000");
         // The lease is taken back, long before it would run out.
         fleet.stops[3].send(true).unwrap();
         fleet.tasks.join_next().await.unwrap().unwrap();
-        let gone =
-            read(&fleet.settings).await.unwrap().into_iter().find(|agent| agent.name == "web003").unwrap();
+        let all = fleet.await_all(|all| live(all) == 99).await;
+        let gone = all.into_iter().find(|agent| agent.name == "web003").unwrap();
         assert_eq!((gone.live, gone.status.is_none(), gone.seen.unwrap().revision), (0, true, 8));
     }
 
@@ -169,8 +182,7 @@ mod tests {
         fleet.add("web1", "a", EntryState::Following);
         fleet.add("web2", "a", EntryState::Following);
         fleet.add("web2", "b", EntryState::Following);
-        let lives = async || fleet.all().await.iter().map(|agent| agent.live).collect::<Vec<_>>();
-        until(async || lives().await == [1, 2]).await;
+        fleet.await_all(|all| all.iter().map(|agent| agent.live).eq([1, 2])).await;
     }
 
     #[test]

@@ -15,8 +15,8 @@ use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
 use super::load::LINE_BYTES;
-use super::{MEMORY, Outcome, Plan};
-use crate::{LONG, unconnected};
+use super::{MEMORY, Outcome, PATIENCE, Plan};
+use crate::unconnected;
 
 /// Files under load; two partitions share them.
 const FILES: usize = 3;
@@ -90,7 +90,7 @@ impl Faulty {
             });
             weir.lines("app")
         };
-        eventually(LONG, "all lines to be finished", settled, |lines| {
+        eventually(PATIENCE, "all lines to be finished", settled, |lines| {
             lines.finished() >= written && lines.in_flight == 0
         });
     }
@@ -219,7 +219,7 @@ fn fatal_errors_of_the_producer_are_recovered_from_without_help() {
         all.settle();
         all.mock.refuse(&[FATAL]);
         (0..FILES).for_each(|file| all.write(dice.within(1..LINES), file));
-        eventually(LONG, "a new producer", || all.rebuilds(), |rebuilds| *rebuilds >= round);
+        eventually(PATIENCE, "a new producer", || all.rebuilds(), |rebuilds| *rebuilds >= round);
         all.settle();
     }
     let (rebuilds, stderr) = (all.rebuilds(), all.weir.stderr());

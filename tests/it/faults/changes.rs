@@ -9,11 +9,11 @@ use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
 use weir_tests::topic::Topic;
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
-use super::{Outcome, Plan};
-use crate::{LONG, put_list, steered};
+use super::{Outcome, PATIENCE, Plan};
+use crate::{put_list, steered};
 
 /// Between two changes.
 const EVERY: Duration = Duration::from_millis(100);
@@ -104,7 +104,7 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     put_list(KEY, &list(&weir, &topics, 1));
     weir.start();
     let read = |name: &str| weir.lines(name).read;
-    eventually(SOON, "the first swapped lines", || read("swapped"), |read| *read > 0);
+    eventually(PATIENCE, "the first swapped lines", || read("swapped"), |read| *read > 0);
     let threads = weir.threads();
     let begun = Instant::now();
     let done = AtomicBool::new(false);
@@ -130,7 +130,7 @@ fn changes_of_entries_and_modules_give_each_line_one_version_and_lose_and_repeat
     let expected = writers.map(|writer| writer.stop());
     for name in ["swapped", "tagged", "moving", "coming", "same"] {
         let done = |entry: &Value| entry["lag_bytes"] == 0 && entry["lines"]["in_flight"] == 0;
-        eventually(LONG, &format!("the end of {name}"), || weir.entry(name), done);
+        eventually(PATIENCE, &format!("the end of {name}"), || weir.entry(name), done);
     }
     let same = |threads: &std::collections::BTreeMap<u32, String>| {
         threads.iter().find(|(_, name)| *name == "same").map(|(id, _)| *id)

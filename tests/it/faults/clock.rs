@@ -5,12 +5,12 @@ use std::time::Instant;
 use serde_json::json;
 use weir_tests::kafka::Kafka;
 use weir_tests::preload::Preload;
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
 use super::load::Load;
-use super::{Dice, MEMORY, Outcome, Plan};
-use crate::{LONG, host};
+use super::{Dice, MEMORY, Outcome, PATIENCE, Plan};
+use crate::host;
 
 /// As far as the clock goes, either way. Seconds.
 const HOUR: u64 = 3600;
@@ -31,7 +31,7 @@ fn jump(preload: &Preload, dice: &mut Dice) {
 fn goes_on(weir: &Weir) {
     let delivered = || weir.metrics().sum("weir_lines_delivered_total", &[]);
     let until = delivered() + 2_000.0;
-    eventually(SOON, "lines after the clock jumped", delivered, |lines| *lines >= until);
+    eventually(PATIENCE, "lines after the clock jumped", delivered, |lines| *lines >= until);
     let lag = weir.metrics().sum("weir_lag_seconds", &[]);
     assert!(lag < LAG, "a lag of {lag} s");
 }
@@ -59,7 +59,7 @@ fn a_clock_that_jumps_costs_no_line_and_repeats_none() {
         }
     }
     load.end();
-    load.await_all(LONG);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"restarts": restarts, "rotations": load.rotations});

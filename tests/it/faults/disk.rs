@@ -9,12 +9,12 @@ use serde_json::json;
 use weir_tests::kafka::Kafka;
 use weir_tests::preload::{Failing, Preload};
 use weir_tests::scratch::Small;
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
 use super::load::{LINE_BYTES, Load};
-use super::{Dice, MEMORY, Outcome, Plan, UNSAVED};
-use crate::{LONG, host};
+use super::{Dice, MEMORY, Outcome, PATIENCE, Plan, UNSAVED};
+use crate::host;
 
 /// The filesystem that the state lies on. Bytes.
 const DISK: u64 = 4 << 20;
@@ -28,14 +28,14 @@ fn small(weir: Weir) -> Weir {
 fn delivers(weir: &Weir, when: &str) {
     let delivered = || weir.metrics().sum("weir_lines_delivered_total", &[]);
     let until = delivered() + 1_000.0;
-    eventually(SOON, &format!("lines {when}"), delivered, |lines| *lines >= until);
+    eventually(PATIENCE, &format!("lines {when}"), delivered, |lines| *lines >= until);
 }
 
 /// Ends the load, waits until all is delivered, and reports; repeats are allowed without bound.
 #[track_caller]
 fn conclude(plan: Plan, mut weir: Weir, mut load: Load, facts: serde_json::Value) {
     load.end();
-    load.await_all(LONG);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     // What came again came again at a start; a clean stop and start add nothing.
@@ -73,7 +73,7 @@ fn starts_unwritable(weir: &mut Weir) {
 /// What waited in memory is written, and all complaints are over.
 #[track_caller]
 fn writes_again(weir: &Weir) {
-    eventually(SOON, "offsets to be written again", || complaint(weir), Option::is_none);
+    eventually(PATIENCE, "offsets to be written again", || complaint(weir), Option::is_none);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_disk_that_fails_under_the_state_stops_nothing() {
         delivers(&weir, "on a sound disk");
         let failing = if dice.one_in(2) { Failing::Writes } else { Failing::All };
         preload.fail_disk(failing);
-        eventually(SOON, "a complaint", || complaint(&weir), Option::is_some);
+        eventually(PATIENCE, "a complaint", || complaint(&weir), Option::is_some);
         delivers(&weir, "on a disk that fails");
         failed += errors(&weir, "write");
         match dice.below(3) {
@@ -254,7 +254,7 @@ fn a_power_cut_costs_repeats_within_the_bound_and_no_line() {
     }
     let damaged = errors(&weir, "corrupt") + errors(&weir, "missing");
     load.end();
-    load.await_all(LONG);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     assert!(!weir.stderr().contains("read from their beginning") && damaged == 0.0, "a cut is no damage");

@@ -3,10 +3,9 @@
 use serde_json::json;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::LineFile;
-use weir_tests::wait::SOON;
 
-use super::{Outcome, Plan};
-use crate::{LONG, host};
+use super::{Outcome, PATIENCE, Plan};
+use crate::host;
 
 /// The largest batch that the topic takes. Bytes.
 const TAKEN: u64 = 200_000;
@@ -31,11 +30,11 @@ fn lines_that_the_broker_refuses_are_set_aside_and_all_others_arrive() {
         file.write_raw(b"\n");
     }
     file.write(1_000);
-    let lines = weir.await_finished("app", file.written() + plan.rounds, LONG);
+    let lines = weir.await_finished("app", file.written() + plan.rounds, PATIENCE);
     assert_eq!((lines.delivered, lines.quarantined), (file.written(), plan.rounds), "{lines:?}");
     assert!(weir.stderr().contains("MSG_SIZE_TOO_LARGE"), "it says why");
     assert!(weir.stop().success(), "{}", weir.stderr());
-    let verdict = topic.verdict(&[file.expected()], SOON);
+    let verdict = topic.verdict(&[file.expected()], PATIENCE);
     let facts = json!({"set_aside": lines.quarantined});
     Outcome::of(plan, verdict, Some(0), facts).report();
 }

@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use weir_tests::kafka::Kafka;
 use weir_tests::scratch::Small;
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
 use super::load::{LINE_BYTES, Load};
-use super::{AGENT_MEMORY, Dice, MEMORY, Outcome, Plan, UNSAVED, mib, seconds};
-use crate::{LONG, host, unconnected};
-
-/// Until the last line arrived; what is not there by then is lost.
-const SETTLE: Duration = Duration::from_secs(40);
+use super::{AGENT_MEMORY, Dice, MEMORY, Outcome, PATIENCE, Plan, UNSAVED, mib, seconds};
+use crate::{host, unconnected};
 
 /// Lines written at once, so that the agent is behind when it is killed.
 const BURST: u64 = 20_000;
@@ -122,7 +119,7 @@ fn kill_9_at_any_moment_loses_nothing_and_repeats_within_the_bound() {
     broker.end();
     weir.start();
     load.end();
-    load.await_all(SETTLE);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"rotations": load.rotations, "outages": broker.count,
@@ -155,7 +152,7 @@ fn a_clean_restart_under_load_loses_and_repeats_nothing() {
     }
     weir.start();
     load.end();
-    load.await_all(SETTLE);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"rotations": load.rotations, "slowest_stop_s": seconds(slowest)});
@@ -187,7 +184,7 @@ fn files_without_a_birth_time_are_told_apart() {
         started = Instant::now();
     }
     load.end();
-    load.await_all(SETTLE);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let facts = json!({"rotations": load.rotations});
@@ -205,7 +202,7 @@ fn a_broker_that_is_away_for_long_costs_no_line_and_no_memory() {
     let mut load = Load::begin(&mut weir, &topic, 10_000);
     let lag = |weir: &Weir| weir.metrics().sum("weir_lag_bytes", &[]);
     let delivered = |weir: &Weir| weir.metrics().sum("weir_lines_delivered_total", &[]);
-    eventually(SOON, "the first lines", || delivered(&weir), |lines| *lines > 10_000.0);
+    eventually(PATIENCE, "the first lines", || delivered(&weir), |lines| *lines > 10_000.0);
 
     let away = Instant::now();
     kafka.kill();
@@ -227,11 +224,11 @@ fn a_broker_that_is_away_for_long_costs_no_line_and_no_memory() {
     kafka.start();
     let back = Instant::now();
     // Of what is written in a second.
-    eventually(LONG, "the agent to catch up", || lag(&weir), |lag| *lag < 2e6);
+    eventually(PATIENCE, "the agent to catch up", || lag(&weir), |lag| *lag < 2e6);
     let caught_up = back.elapsed();
     let peak = before.max(weir.peak_memory());
     load.end();
-    load.await_all(SETTLE);
+    load.await_all(PATIENCE);
     assert!(weir.stop().success(), "{}", weir.stderr());
     load.look();
     let said = weir.stderr().lines().count() as u64;

@@ -8,10 +8,10 @@ use serde_json::json;
 use std::ops::ControlFlow;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 
-use super::{AGENT_MEMORY, MEMORY, Outcome, Plan, mib, seconds};
-use crate::{LONG, host};
+use super::{AGENT_MEMORY, MEMORY, Outcome, PATIENCE, Plan, mib, seconds};
+use crate::host;
 
 /// What a host with very many files may take beside: their names and places. Bytes a file.
 const FILE_BYTES: u64 = 4096;
@@ -38,7 +38,7 @@ fn a_line_of_any_length_is_delivered_in_parts_within_the_memory() {
     let mut tally = Tally::of(&[file.expected()]);
     let (mut next, mut rest) = (0, Vec::new());
     let begun = Instant::now();
-    topic.consumer().each(LONG, |message| {
+    topic.consumer().each(PATIENCE, |message| {
         let value = message.payload().unwrap_or_default();
         if value.starts_with(b"app ") {
             tally.see(0, value);
@@ -74,7 +74,7 @@ fn ten_thousand_files_are_followed_within_the_memory() {
         "start_at": "beginning"}]));
     files.iter_mut().for_each(|file| file.write(LINES));
     weir.start();
-    weir.await_finished("app", plan.rounds * LINES, LONG);
+    weir.await_finished("app", plan.rounds * LINES, PATIENCE);
     // Then some, in any order, with a clean restart between.
     for restart in [true, false] {
         for _ in 0..plan.rounds {
@@ -87,9 +87,9 @@ fn ten_thousand_files_are_followed_within_the_memory() {
     }
     let expected: Vec<_> = files.iter().map(LineFile::expected).collect();
     let mut tally = Tally::of(&expected);
-    topic.tally(&mut tally, LONG);
+    topic.tally(&mut tally, PATIENCE);
     let lag = || weir.entry("app")["lag_bytes"].as_u64();
-    eventually(SOON, "no lag", lag, |lag| *lag == Some(0));
+    eventually(PATIENCE, "no lag", lag, |lag| *lag == Some(0));
     let peak = weir.peak_memory();
     let before = weir.cpu();
     std::thread::sleep(Duration::from_secs(3));

@@ -8,15 +8,17 @@ use weir_tests::etcd::{Etcd, USER};
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
 use weir_tests::topic::Topic;
-use weir_tests::wait::{SOON, eventually};
+use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
 
-use super::{Dice, Outcome, Plan, seconds};
-use crate::{LONG, host};
+use super::{Dice, Outcome, PATIENCE, Plan, seconds};
+use crate::host;
 
 const KEY: &str = "/steering/collect";
 /// A little less than etcd takes in one value (1.5 MiB with all that goes with it). Bytes.
 const LARGE: usize = 1_400_000;
+/// What the entry that never changes has to do; little, so that it does not wait for a slow Kafka.
+const LINES_PER_SECOND: u64 = 1_000;
 
 /// An agent, its etcd, and an entry that never changes.
 struct Steered {
@@ -55,7 +57,7 @@ impl Steered {
     fn await_applied(&mut self, what: &str, mark: u64) {
         let wanted = [format!("mark-{mark}")];
         let begun = Instant::now();
-        eventually(LONG, what, || self.applied(), |applied| *applied == wanted);
+        eventually(PATIENCE, what, || self.applied(), |applied| *applied == wanted);
         self.slowest = self.slowest.max(begun.elapsed());
         eprintln!("{what}: applied after {:?}", begun.elapsed());
     }
@@ -155,11 +157,11 @@ fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undist
     weir = weir.setting("etcd", &password);
     let topic = Kafka::shared().topic("steered", 1);
     let mut all = Steered { etcd, weir, topic, mark: 0, slowest: Duration::ZERO };
-    let writer = LineFile::create(all.weir.log("same.log"), "same", 100).paced(5_000);
+    let writer = LineFile::create(all.weir.log("same.log"), "same", 100).paced(LINES_PER_SECOND);
     all.edit();
     all.weir.start();
     all.await_applied("the start", 1);
-    eventually(SOON, "the first lines", || all.weir.lines("same").delivered, |lines| *lines > 1_000);
+    eventually(PATIENCE, "the first lines", || all.weir.lines("same").delivered, |lines| *lines > 100);
     let (thread, mut read) = all.undisturbed();
     for _ in 0..plan.rounds.div_ceil(1_000) {
         // Each once, in an order that the seed decides.
@@ -175,15 +177,14 @@ fn whatever_happens_to_etcd_the_agent_converges_and_unchanged_entries_are_undist
                 _ => all.large(),
             }
             assert_eq!(all.undisturbed().0, thread, "the thread of the entry that did not change");
-            // At once, unless Kafka itself is short of breath.
-            read = eventually(LONG, "more of its lines", || all.undisturbed().1, |more| *more > read);
+            read = eventually(PATIENCE, "more of its lines", || all.undisturbed().1, |more| *more > read);
         }
     }
     if plan.rounds > 1_000 {
         all.flooded(plan.rounds);
     }
     let expected = writer.stop();
-    all.weir.await_finished("same", expected.lines(), LONG);
+    all.weir.await_finished("same", expected.lines(), PATIENCE);
     assert!(all.weir.stop().success(), "{}", all.weir.stderr());
     let mut tally = Tally::of(&[expected]);
     all.topic.tally_now(&mut tally);
