@@ -13,6 +13,7 @@ mod filter;
 mod harness;
 mod operate;
 mod rotation;
+mod secure;
 mod shutdown;
 mod tidy;
 

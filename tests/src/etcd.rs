@@ -8,12 +8,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions};
+use etcd_client::{Client, ConnectOptions, EventType, GetOptions, OpenSslClientConfig, WatchOptions};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::process::Process;
+use crate::tls::{Authority, Issued};
 use crate::wait::{SOON, eventually};
 use crate::{ports, scratch};
 
@@ -34,8 +35,17 @@ pub struct Etcd {
     peer_port: u16,
     /// It asks for [`USER`].
     asks: AtomicBool,
+    tls: Option<Tls>,
     runtime: Runtime,
     process: Mutex<Option<Process>>,
+}
+
+/// What it shows, what it asks for, and what the harness shows it.
+#[derive(Debug)]
+struct Tls {
+    ca: PathBuf,
+    server: Issued,
+    client: Issued,
 }
 
 /// A change that a watch saw: the key, and its value or `None` where it was deleted.
@@ -50,12 +60,23 @@ impl Etcd {
 
     /// An etcd for one test: to stop, start, pause, compact.
     pub fn private() -> Self {
+        Self::begin(None)
+    }
+
+    /// An etcd that speaks TLS only, and only with those who show a certificate of the authority.
+    pub fn secured(authority: &Authority) -> Self {
+        let (server, client) = (authority.issue("etcd"), authority.issue("harness"));
+        Self::begin(Some(Tls { ca: authority.ca(), server, client }))
+    }
+
+    fn begin(tls: Option<Tls>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let etcd = Self {
             dir: scratch::dir("etcd"),
             port: ports::free(),
             peer_port: ports::free(),
             asks: AtomicBool::new(false),
+            tls,
             runtime: runtime.expect("a runtime"),
             process: Mutex::new(None),
         };
@@ -87,7 +108,8 @@ impl Etcd {
 
     /// Its address, as weir's settings and `etcdctl` take it.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        let scheme = if self.tls.is_some() { "https://" } else { "" };
+        format!("{scheme}127.0.0.1:{}", self.port)
     }
 
     /// Writes a key; the revision.
@@ -170,7 +192,7 @@ impl Etcd {
     /// Starts it again on the same data and port.
     #[track_caller]
     pub fn start(&self) {
-        let client = format!("http://{}", self.endpoint());
+        let client = if self.tls.is_some() { self.endpoint() } else { format!("http://{}", self.endpoint()) };
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let mut command = Command::new("etcd");
         command.current_dir(self.dir.path()).args([
@@ -189,6 +211,10 @@ impl Etcd {
             ("initial-cluster", &format!("weir={peer}")),
         ] {
             command.arg(format!("--{flag}={value}"));
+        }
+        if let Some(Tls { ca, server, .. }) = &self.tls {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            command.arg("--cert-file").arg(&server.cert).arg("--key-file").arg(&server.key);
         }
         let mut process = Process::start("etcd", command, &self.log());
         let answer = || {
@@ -267,9 +293,20 @@ impl Etcd {
     {
         let asks = self.asks.load(Ordering::Relaxed);
         let options = asks.then(|| user().with_auto_token_refresh(true));
+        let options =
+            self.tls.as_ref().map(|tls| tls.options(options.clone().unwrap_or_default())).or(options);
         let talk = async { ask(Client::connect([self.endpoint()], options).await?).await };
         let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, talk).await });
         answer.map_err(|_| format!("no answer within {ANSWER:?}"))?.map_err(|error| error.to_string())
+    }
+}
+
+impl Tls {
+    fn options(&self, options: ConnectOptions) -> ConnectOptions {
+        let read = |path: &Path| std::fs::read(path).expect("read a certificate");
+        let tls = OpenSslClientConfig::default().ca_cert_pem(&read(&self.ca));
+        options
+            .with_openssl_tls(tls.client_cert_pem_and_key(&read(&self.client.cert), &read(&self.client.key)))
     }
 }
 

@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::tls::Authority;
 use crate::topic::Topic;
 use crate::wait::eventually;
 use crate::{ports, scratch, workspace};
@@ -27,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Smaller than the default and the same for each start: a test machine has other things to do.
 const JVM: [&str; 4] =
     ["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"];
+/// Whom a secured broker lets in, and the password.
+pub const USER: (&str, &str) = ("weir", "a-secret-of-kafka");
 /// Any valid id does.
 const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qk";
 
@@ -35,7 +38,16 @@ const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qk";
 pub struct Kafka {
     dir: TempDir,
     port: u16,
+    secure: Option<Secure>,
     process: Mutex<Option<Process>>,
+}
+
+/// Further listeners, which trust one authority: one asks for [`USER`], one for a certificate.
+#[derive(Debug)]
+struct Secure {
+    sasl_port: u16,
+    mtls_port: u16,
+    settings: String,
 }
 
 impl Kafka {
@@ -47,10 +59,24 @@ impl Kafka {
 
     /// A broker for one test: to stop, start, pause.
     pub fn private() -> Self {
-        let kafka = Self { dir: scratch::dir("kafka"), port: ports::free(), process: Mutex::new(None) };
+        Self::begin(None)
+    }
+
+    /// A broker that also listens on [`Kafka::sasl_brokers`] and [`Kafka::mtls_brokers`].
+    pub fn secured(authority: &Authority) -> Self {
+        Self::begin(Some(Secure::new(authority)))
+    }
+
+    fn begin(secure: Option<Secure>) -> Self {
+        let kafka =
+            Self { dir: scratch::dir("kafka"), port: ports::free(), secure, process: Mutex::new(None) };
         std::fs::write(kafka.properties(), kafka.settings(ports::free())).expect("write server.properties");
         let mut format = kafka.java("kafka.tools.StorageTool");
         format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(kafka.properties());
+        if kafka.secure.is_some() {
+            let (user, password) = USER;
+            format.arg("--add-scram").arg(format!("SCRAM-SHA-256=[name={user},password={password}]"));
+        }
         let status = Process::start("StorageTool", format, &kafka.log()).wait(START);
         assert!(status.success(), "format Kafka's storage: {status}; see {}", kafka.log().display());
         kafka.start();
@@ -60,6 +86,18 @@ impl Kafka {
     /// Its address, as clients take it.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it asks for [`USER`], by SCRAM or PLAIN, over TLS.
+    #[track_caller]
+    pub fn sasl_brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.secure.as_ref().expect("it is secured").sasl_port)
+    }
+
+    /// Where it asks for a certificate of the authority.
+    #[track_caller]
+    pub fn mtls_brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.secure.as_ref().expect("it is secured").mtls_port)
     }
 
     /// A new topic whose name begins with `prefix` and is nobody else's.
@@ -187,14 +225,15 @@ impl Kafka {
     fn settings(&self, controller: u16) -> String {
         let (port, data) = (self.port, self.dir.path().join("data"));
         let data = data.display();
+        let (listeners, protocols, secure) = self.secure.as_ref().map(Secure::parts).unwrap_or_default();
         format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 log.dirs={data}
 auto.create.topics.enable=false
 log.retention.ms=-1
@@ -208,8 +247,36 @@ transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=1000
 broker.heartbeat.interval.ms=200
-"
+{secure}"
         )
+    }
+}
+
+impl Secure {
+    fn new(authority: &Authority) -> Self {
+        let (user, password) = USER;
+        let (key_store, trust_store) = (authority.issue("broker").both, authority.ca());
+        let (key_store, trust_store) = (key_store.display(), trust_store.display());
+        let module = "org.apache.kafka.common.security";
+        let settings = format!(
+            "sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN
+listener.name.sasl.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;
+listener.name.sasl.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{user}=\"{password}\";
+listener.name.mtls.ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={key_store}
+ssl.truststore.type=PEM
+ssl.truststore.location={trust_store}
+"
+        );
+        Self { sasl_port: ports::free(), mtls_port: ports::free(), settings }
+    }
+
+    /// For `listeners`, for the map of protocols, and as lines of their own.
+    fn parts(&self) -> (String, &'static str, &str) {
+        let Self { sasl_port, mtls_port, settings } = self;
+        let listeners = format!(",SASL://127.0.0.1:{sasl_port},MTLS://127.0.0.1:{mtls_port}");
+        (listeners, ",SASL:SASL_SSL,MTLS:SSL", settings)
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them.
 //! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
 //! - [`guests`]: filters, built once.
+//! - [`tls`]: certificates for Kafka and etcd.
 //! - [`preload`]: a clock that jumps, a disk that fails, a power cut.
 //!
 //! Whatever is started here ends with the test process, however that ends ([`process`]), and
@@ -24,6 +25,7 @@ pub mod ports;
 pub mod preload;
 pub mod process;
 pub mod scratch;
+pub mod tls;
 pub mod topic;
 pub mod wait;
 pub mod weir;

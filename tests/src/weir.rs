@@ -268,6 +268,12 @@ impl Weir {
         process.wait(STOP)
     }
 
+    /// SIGHUP.
+    #[track_caller]
+    pub fn hang_up(&mut self) {
+        self.process.as_mut().expect("weir runs").signal(libc::SIGHUP);
+    }
+
     /// Freezes it.
     #[track_caller]
     pub fn pause(&mut self) {
