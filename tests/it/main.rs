@@ -14,6 +14,7 @@ mod harness;
 mod operate;
 mod rotation;
 mod secure;
+mod service;
 mod shutdown;
 mod tidy;
 

@@ -34,8 +34,10 @@ use crate::state::{StateDir, StateError};
 use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus};
 
 mod filters;
+mod supervisor;
 
 use self::filters::{Filters, Prepared};
+use self::supervisor::Supervisor;
 
 /// Kept of the drain time for writing offsets and ending the producer.
 const ENDING: Duration = Duration::from_secs(1);
@@ -109,6 +111,7 @@ struct Agent {
     /// Entries that the policy allows, by name.
     entries: BTreeMap<EntryName, Arc<Entry>>,
     running: HashMap<EntryName, Running>,
+    supervisor: Supervisor,
     ended: mpsc::UnboundedSender<EntryName>,
     finished: Finished,
 }
@@ -172,6 +175,7 @@ pub async fn run(
         wanted: Wanted::default(),
         entries: BTreeMap::new(),
         running: HashMap::new(),
+        supervisor: Supervisor::new(),
         ended,
         finished,
     };
@@ -262,6 +266,7 @@ impl Agent {
         drain: Duration,
     ) -> Finished {
         tokio::pin!(stop);
+        self.supervisor.ready();
         loop {
             let restart = self.next_restart();
             tokio::select! {
@@ -276,6 +281,7 @@ impl Agent {
                 Some(replay) = replays.recv() => self.replay(replay),
                 prepared = self.filters.next() => self.filter_prepared(prepared),
                 () = tokio::time::sleep_until(restart.into()) => self.converge(),
+                () = self.supervisor.beat() => {}
             }
             if self.is_over() {
                 return self.finished;
@@ -322,6 +328,13 @@ impl Agent {
             refused = refused.len(),
             "applies the list"
         );
+        self.supervisor.status(&format!(
+            "{} at revision {}: {} entries, {} refused",
+            wanted.source,
+            wanted.revision,
+            entries.len(),
+            refused.len()
+        ));
         self.entries = entries;
         self.wanted = wanted;
         self.converge();
@@ -483,6 +496,7 @@ impl Agent {
 
     async fn stop(mut self, mut ending: mpsc::UnboundedReceiver<EntryName>, drain: Duration) -> Finished {
         info!("stops: what was read is delivered first");
+        self.supervisor.stopping();
         let deadline = Instant::now() + drain.saturating_sub(ENDING);
         self.entries.clear();
         for running in self.running.values_mut() {
@@ -491,7 +505,11 @@ impl Agent {
             let _ = running.inbox.send(Message::Stop(deadline));
         }
         while self.running.values().any(|running| running.thread.is_some()) {
-            let Some(name) = ending.recv().await else { break };
+            let name = tokio::select! {
+                name = ending.recv() => name,
+                () = self.supervisor.beat() => continue,
+            };
+            let Some(name) = name else { break };
             let Some(thread) = self.running.get_mut(&name).and_then(|running| running.thread.take()) else {
                 continue;
             };

@@ -14,6 +14,8 @@ use crate::{config, telemetry};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A stop (SIGTERM, SIGINT) delivers what was read, writes the offsets down and leaves within agent.drain.
+SIGHUP has a list in a file, and the modules it names, read again; a list in etcd is followed anyway. Settings
+are read at the start only.
 Exit code 0: the next start repeats nothing. 1: standard error says how many lines it may repeat.
 
 Examples:
@@ -75,10 +77,15 @@ fn report(finished: Finished, mode: Mode) -> ExitCode {
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // Without a receiver it would end the agent. The list's own is in `control`.
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                Some(()) = hangup.recv() => tracing::info!("SIGHUP: reads again what is local; settings need a restart"),
+            }
         }
     })
 }

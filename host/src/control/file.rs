@@ -2,7 +2,7 @@
 //!
 //! In: a path. Out: [`Wanted`] on every change of the list or of a module file that it names, by the
 //! same rules as a list in etcd. Directories are watched, because editors rename; what is watched is
-//! looked at each second as well, because events get lost. Module files are handed to the module
+//! looked at each second as well, because events get lost; SIGHUP has all of it read again. Module files are handed to the module
 //! cache, and named by digest from there on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::sync::watch::Sender;
 
@@ -78,6 +79,7 @@ impl Follower {
     pub(super) async fn run(mut self) {
         let (wake, mut woken) = mpsc::channel(1);
         let mut watched = Watched::new(wake);
+        let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
             let looked = tokio::task::spawn_blocking(move || {
                 self.look();
@@ -93,8 +95,15 @@ impl Follower {
                     let _ = woken.try_recv();
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = hung_up(&mut hangup) => self.forget_stamps(),
             }
         }
+    }
+
+    /// What was read is read again, whatever its time stamp says.
+    fn forget_stamps(&mut self) {
+        self.list.stamp = None;
+        self.modules.values_mut().for_each(|seen| seen.stamp = None);
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
@@ -165,6 +174,13 @@ impl Follower {
             }
         };
         wanted.iter().map(|module| (module.clone(), digest(module))).collect()
+    }
+}
+
+async fn hung_up(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 
