@@ -362,6 +362,12 @@ impl Source {
         record.head.matches(&opened.file).ok().map(|same| !same)
     }
 
+    /// Whether the file under this name is not the one with number `key`, though it has its inode.
+    fn was_reused(&self, key: u64, path: &Path) -> bool {
+        let renamed = self.tails.get(&key).filter(|tail| tail.id.birth.is_none() && tail.path != path);
+        renamed.is_some_and(|tail| self.is_other(&tail.record(), path) == Some(true))
+    }
+
     /// A file that was followed and whose inode no longer has a matching name: renamed or lost
     /// while nobody looked, it is finished first.
     fn resume_moved(&mut self, record: &Record, now: Instant) {
@@ -413,6 +419,11 @@ impl Source {
     }
 
     fn still_there(&mut self, key: u64, path: &Path, stat: &Stat, now: Instant) {
+        if self.was_reused(key, path) {
+            let unread = self.tails.get(&key).map_or(0, Tail::unread);
+            self.give_up(key, "deleted", unread);
+            return self.appeared(path, stat, Mark::default(), now);
+        }
         self.renamed(key, path);
         let Some(tail) = self.tails.get_mut(&key) else { return };
         tail.fate = Fate::Named;
@@ -468,10 +479,11 @@ impl Source {
         let scanned = self.scanned;
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         let looked_twice = matches!(tail.fate, Fate::Moved { since, .. } if since < scanned);
-        match find_by_id(&tail.path, tail.id) {
+        let found = find_by_id(&tail.path, tail.id);
+        match found.map(|found| found.filter(|(path, _)| !self.was_reused(key, path))) {
             Ok(Some((path, stat))) => {
-                tail.sighted(&stat, now);
                 self.renamed(key, &path);
+                self.tails.get_mut(&key).into_iter().for_each(|tail| tail.sighted(&stat, now));
                 true
             }
             Ok(None) if self.find_in_copy(key, now) => true,

@@ -532,6 +532,32 @@ fn without_birth_times_a_reused_inode_under_another_name_is_another_file() {
 }
 
 #[test]
+fn without_birth_times_an_inode_that_is_reused_while_it_is_followed_is_another_file() {
+    let mut place = Place::new("*.log");
+    place.append("a.log", "one\n");
+    assert_eq!(place.lines(), ["one"]);
+    let key = *place.source.tails.keys().next().unwrap();
+    fs::remove_file(place.path("a.log")).unwrap();
+    place.append("b.log", "two\n");
+    let mut stat = Stat::at(&place.path("b.log")).unwrap();
+    stat.id.birth = None;
+    // As if the deleted file had had this inode, on such a filesystem.
+    place.source.tails.get_mut(&key).unwrap().id = stat.id;
+    place.source.by_id = [(stat.id, key)].into();
+    assert!(place.source.was_reused(key, &place.path("b.log")));
+    assert!(!place.source.was_reused(key, &place.path("a.log")), "it was rewritten");
+    place.source.still_there(key, &place.path("b.log"), &stat, place.now);
+    let tails: Vec<_> = place.source.tails.values().collect();
+    assert_eq!((tails.len(), tails[0].read_to()), (1, 0));
+    assert_eq!(tails[0].origin, place.path("b.log"), "which decides partition and order");
+    // One that was renamed goes on.
+    let key = tails[0].incarnation;
+    place.rename("b.log", "c.log");
+    place.source.still_there(key, &place.path("c.log"), &stat, place.now);
+    assert_eq!(place.source.tails.keys().collect::<Vec<_>>(), [&key]);
+}
+
+#[test]
 fn a_file_that_one_look_at_the_names_missed_is_not_taken_for_deleted() {
     let mut place = Place::new("**/*.log");
     fs::create_dir(place.path("tree")).unwrap();
