@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench memcheck fuzz lint guests setup-bench setup-build setup-lint setup-fuzz setup-tools setup-test
+.PHONY: help demo test faults bench memcheck fuzz lint guests setup-bench setup-build setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -50,14 +50,16 @@ memcheck: ## The sink's tests under valgrind: no buffer is freed while librdkafk
 	cargo --config 'target."cfg(unix)".runner = ["valgrind", "--quiet", "--fair-sched=try", "--error-exitcode=9"]' \
 		test --package weir --lib sink:: -- --test-threads=2
 
-# Several minutes to build: all of weir, instrumented. What is found new is kept below target/fuzz.
+# Only weir is instrumented. What is found new is kept below target/fuzz, what fails in fuzz/artifacts.
 FUZZ := target/fuzz
-fuzz: setup-fuzz ## libFuzzer on input from strangers: make fuzz [TARGET=list|lines|output|state|ini|toml] [SECONDS=60]
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+fuzz: setup-build ## libFuzzer on input from strangers: make fuzz [TARGET=list|lines|output|state|ini|toml] [SECONDS=60]
 	@cp Cargo.lock fuzz/Cargo.lock
+	RUSTC_WRAPPER=$(CURDIR)/fuzz/instrument cargo build --manifest-path fuzz/Cargo.toml --target-dir $(BUILT)
 	@for target in $(or $(TARGET),list lines output state ini toml); do \
-		mkdir -p $(FUZZ)/corpus/$$target && PATH="$(CURDIR)/target/tools/bin:$$PATH" RUSTC_BOOTSTRAP=1 \
-		cargo fuzz run --sanitizer none --target-dir $(FUZZ) $$target $(FUZZ)/corpus/$$target fuzz/corpus/$$target \
-		-- -max_total_time=$(or $(SECONDS),60) -print_final_stats=1 || exit 1; done
+		mkdir -p $(FUZZ)/corpus/$$target fuzz/artifacts/$$target && echo "fuzzing $$target" && \
+		$(BUILT)/debug/$$target $(FUZZ)/corpus/$$target fuzz/corpus/$$target -artifact_prefix=fuzz/artifacts/$$target/ \
+		-max_total_time=$(or $(SECONDS),60) -timeout=60 -print_final_stats=1 || exit 1; done
 
 lint: setup-lint ## Format, clippy and documentation, warnings denied
 	cargo fmt --all --check
@@ -73,9 +75,6 @@ setup-build:
 
 setup-lint:
 	@tests/setup.sh lint
-
-setup-fuzz:
-	@tests/setup.sh fuzz
 
 setup-tools:
 	@tests/setup.sh test

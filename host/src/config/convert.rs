@@ -12,8 +12,8 @@ const LIST: &str = "collect.json";
 
 /// The text. What the older form cannot say stands in it as a comment with its default.
 pub(super) fn to_toml(typed: &Typed, file: &Path) -> String {
-    let mut text =
-        format!("# Made by `weir check --convert {}`. What is not here has its default.\n", file.display());
+    let file = printable(&file.to_string_lossy());
+    let mut text = format!("# Made by `weir check --convert {file}`. What is not here has its default.\n");
     let mut lines = Vec::new();
     if let Some(brokers) = &typed.brokers {
         lines.push(format!("brokers = {}", quoted(&join(&brokers.value))));
@@ -24,6 +24,7 @@ pub(super) fn to_toml(typed: &Typed, file: &Path) -> String {
         (None, Some(At { value: TypedCollect::Fixed { path, topic }, .. })) => {
             let path = std::path::absolute(&path.value).unwrap_or_else(|_| path.value.clone().into());
             let entry = serde_json::json!([{"path": path.to_string_lossy(), "topic": topic.value}]);
+            let entry = printable(&entry.to_string());
             let hint = format!(
                 "# Beside this file, in {LIST}:\n#   {entry}\n# It is watched: files and topics can be added while weir runs."
             );
@@ -78,6 +79,12 @@ fn join(list: &[At<String>]) -> String {
 
 fn array(list: &[At<String>]) -> String {
     Value::Array(list.iter().map(|at| Value::String(at.value.clone())).collect()).to_string()
+}
+
+/// For a comment, where TOML takes no control characters; JSON means the same by it.
+fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 fn quoted(text: &str) -> String {

@@ -134,7 +134,7 @@ impl<'a> Resolver<'a> {
         typed: BTreeMap<String, At<String>>,
     ) -> KafkaSettings {
         let said = self.instead.brokers.as_deref().map(|text| split(text, "--kafka-brokers"));
-        let brokers = said.or(brokers.map(|brokers| brokers.value));
+        let brokers = said.or(brokers.map(|brokers| self.addresses(brokers)));
         let (key, fix) = match self.form {
             Form::Toml => {
                 let fix = "write brokers = \"host:9092\" under [kafka], or \"mock\" for an in-process broker";
@@ -230,7 +230,7 @@ impl<'a> Resolver<'a> {
 
     fn etcd(&mut self, typed: TypedEtcd, agent: &AgentSettings) -> EtcdSettings {
         let said = self.instead.endpoints.as_deref().map(|text| split(text, "--etcd-endpoints"));
-        let endpoints = said.or(typed.endpoints.map(|endpoints| endpoints.value));
+        let endpoints = said.or(typed.endpoints.map(|endpoints| self.addresses(endpoints)));
         let endpoints = endpoints.unwrap_or_else(|| split(ENDPOINT, "default"));
         self.problems.extend(endpoints.iter().filter_map(|endpoint| kafka::check_address(endpoint, true)));
         let keys =
@@ -340,6 +340,14 @@ impl<'a> Resolver<'a> {
     /// A path in the settings counts from where the settings are.
     pub(super) fn path(&self, text: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(text)
+    }
+
+    /// A lone comma is no address.
+    fn addresses(&mut self, list: At<Vec<At<String>>>) -> Vec<At<String>> {
+        if list.value.is_empty() {
+            self.problem(&list.place, "names no address", "write host:port, several separated by commas");
+        }
+        list.value
     }
 
     pub(super) fn problem(&mut self, place: &str, cause: impl Into<String>, fix: impl Into<String>) {
