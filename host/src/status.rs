@@ -48,7 +48,7 @@ pub struct ListStatus {
 }
 
 /// One entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EntryStatus {
     /// Its name.
     pub name: String,
@@ -60,6 +60,9 @@ pub struct EntryStatus {
     pub state: EntryState,
     /// Why it is in that state; empty where that needs no words.
     pub cause: String,
+    /// The same in one word, which may leave the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
     /// Files it knows of.
     pub files: u64,
     /// Bytes in them that are not yet finished (delivered, dropped, set aside).
@@ -91,6 +94,37 @@ pub enum EntryState {
     Refused,
 }
 
+/// What stands in the way of an entry or a filter: all of its cause that the fleet may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Obstacle {
+    /// What stands in the list is not valid.
+    List,
+    /// This host's policy refuses it.
+    Policy,
+    /// No file matches, or one cannot be read.
+    Files,
+    /// The module cannot be had.
+    Module,
+    /// The module is no filter, or does not compile.
+    Compile,
+    /// The module does not start with its config.
+    Init,
+    /// The filter fails on lines.
+    Lines,
+    /// Kafka refuses the topic.
+    Topic,
+    /// Kafka does not answer, or takes nothing.
+    Kafka,
+    /// Other entries have all the memory.
+    Memory,
+    /// The quarantine is full, or cannot be written.
+    Quarantine,
+    /// A later version has a word for it.
+    #[serde(other)]
+    Other,
+}
+
 /// The filter of an entry.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FilterStatus {
@@ -102,6 +136,9 @@ pub struct FilterStatus {
     pub state: FilterState,
     /// Why a newer one does not run.
     pub cause: String,
+    /// The same in one word, which may leave the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
 }
 
 /// The state of a filter.

@@ -69,8 +69,8 @@ fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
 #[test]
 fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     const KEY: &str = "/fleet/collect";
-    let mut weir = steered(KEY);
-    put_list(KEY, &json!([]));
+    let mut weir = steered(KEY).setting("agent", "labels = { role = \"web\", zone = \"eu\" }");
+    put_list(KEY, &json!([{"name": "bad", "path": "/elsewhere/app.log", "topic": "t"}]));
     weir.start();
     let fleet = |weir: &Weir| -> Value {
         let said = weir.weir(&["fleet", "host", "--json"]);
@@ -78,6 +78,10 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     };
     let read = |agents: &Value| agents[0]["status"]["revision"].as_i64().unwrap_or_default();
     eventually(SOON, "the agent to say what it runs", || fleet(&weir), |agents| read(agents) > 0);
+    let shown = weir.weir(&["fleet", "host", "--label", "zone=eu", "--label", "role=web"]).ok();
+    assert!(shown.contains("  role=web zone=eu\n  bad: refused: the host's policy refuses it\n"), "{shown}");
+    let others = weir.weir(&["fleet", "--label", "role=db", "--label", "zone=eu"]).ok();
+    assert!(others.starts_with("0 agents:"), "{others}");
     let revision = Etcd::shared().put(KEY, "[ ]").to_string();
     let wait = || weir.weir(&["fleet", "host", "--wait", &revision]);
     eventually(LONG, "the revision to be applied", wait, |said| said.code() == 0);
@@ -90,4 +94,5 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     // The lease, which would run out in a minute, was taken back.
     let gone = |after: &Value| after[0]["status"].is_null() && after[0]["seen"]["when"].is_string();
     eventually(SOON, "the agent to be gone", || fleet(&weir), gone);
+    assert!(weir.weir(&["fleet", "host", "--label", "role=web"]).ok().contains("gone"));
 }

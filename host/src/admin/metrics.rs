@@ -411,7 +411,7 @@ pub(super) mod tests {
             module: "redact".into(),
             digest: "sha256:3f".into(),
             state: FilterState::Applied,
-            cause: String::new(),
+            ..FilterStatus::default()
         });
         app.figures.module_counts = [("masked".to_string(), 3)].into();
         app.figures.delivery_errors = [("MSG_SIZE_TOO_LARGE".to_string(), 4)].into();

@@ -176,12 +176,11 @@ mod tests {
                 path: format!("/var/log/{name}.log"),
                 topic: "logs".into(),
                 state: EntryState::Following,
-                cause: String::new(),
                 files: 2,
                 lag_bytes: 60,
                 lag_seconds: 0.5,
                 lines: Lines { discarded: 5, in_flight: 6, ..lines },
-                filter: None,
+                ..EntryStatus::default()
             },
             figures: Figures::default(),
         }

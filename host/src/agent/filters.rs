@@ -13,11 +13,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::control::Fetcher;
-use crate::filter::{Engine, Filter, FilterContext, ModuleCache};
+use crate::filter::{Engine, Filter, FilterContext, FilterError, ModuleCache};
 use crate::model::{Digest, Entry, EntryName, FilterSpec, ModuleRef};
 use crate::pipeline::{FilterChange, Message};
 use crate::policy::Policy;
-use crate::status::{FilterState, FilterStatus};
+use crate::status::{FilterState, FilterStatus, Obstacle};
 
 /// The pause before a module that could not be fetched is fetched again, doubled up to a minute.
 const FETCH_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -44,10 +44,23 @@ struct Loader {
     fetcher: Option<Fetcher>,
 }
 
+/// Why there is no filter: in words, and in one that may leave the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    obstacle: Obstacle,
+    cause: String,
+}
+
+impl Refusal {
+    fn new(obstacle: Obstacle, cause: impl Into<String>) -> Self {
+        Self { obstacle, cause: cause.into() }
+    }
+}
+
 /// What was last asked for an entry.
 struct Asked {
     ticket: u64,
-    wish: Result<(Digest, FilterSpec), String>,
+    wish: Result<(Digest, FilterSpec), Refusal>,
     task: Option<AbortHandle>,
     /// Whether the pipeline was given a filter.
     applied: bool,
@@ -57,7 +70,7 @@ struct Asked {
 pub(super) struct Prepared {
     entry: EntryName,
     ticket: u64,
-    result: Result<Box<Filter>, String>,
+    result: Result<Box<Filter>, Refusal>,
 }
 
 impl Prepared {
@@ -115,11 +128,12 @@ impl Filters {
             Ok((digest, _)) => {
                 asked.task = Some(self.prepare(entry, spec, digest));
                 if !applied {
-                    let status = status(spec, FilterState::Failed, "its filter is being loaded");
+                    let cause = "its filter is being loaded".into();
+                    let status = FilterStatus { cause, ..status(spec, FilterState::Failed) };
                     tell(inbox, entry, FilterChange::WaitFor(status));
                 }
             }
-            Err(cause) => refuse(entry, spec, applied, &cause, inbox),
+            Err(why) => refuse(entry, spec, applied, why, inbox),
         }
         self.asked.insert(entry.name.clone(), asked);
     }
@@ -141,13 +155,13 @@ impl Filters {
                 let _ = sender.send(Prepared { entry: entry.clone(), ticket, result });
             };
             let mut pause = FETCH_RETRY.0;
-            while let Err(cause) = loader.fetch(&digest).await {
-                answer(Err(cause));
+            while let Err(why) = loader.fetch(&digest).await {
+                answer(Err(why));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(FETCH_RETRY.1);
             }
             let load = tokio::task::spawn_blocking(move || loader.load(&digest, context)).await;
-            answer(load.unwrap_or_else(|error| Err(error.to_string())));
+            answer(load.unwrap_or_else(|error| Err(Refusal::new(Obstacle::Compile, error.to_string()))));
         })
     }
 
@@ -178,10 +192,10 @@ impl Filters {
         match prepared.result {
             Ok(filter) => {
                 asked.applied = true;
-                let status = status(spec, FilterState::Applied, "");
+                let status = status(spec, FilterState::Applied);
                 tell(inbox, entry, FilterChange::Use(filter, status));
             }
-            Err(cause) => refuse(entry, spec, asked.applied, &cause, inbox),
+            Err(why) => refuse(entry, spec, asked.applied, why, inbox),
         }
     }
 }
@@ -193,44 +207,52 @@ impl Loader {
         entry: &Entry,
         spec: &FilterSpec,
         modules: &Modules,
-    ) -> Result<(Digest, FilterSpec), String> {
+    ) -> Result<(Digest, FilterSpec), Refusal> {
         let digest = match modules.get(&spec.module) {
             Some(Ok(digest)) => *digest,
-            Some(Err(cause)) => return Err(cause.clone()),
-            None => return Err(format!("module {} is not known", spec.module)),
+            Some(Err(cause)) => return Err(Refusal::new(Obstacle::Module, cause)),
+            None => {
+                let cause = format!("module {} is not known", spec.module);
+                return Err(Refusal::new(Obstacle::Module, cause));
+            }
         };
-        self.policy
-            .check_module(entry.name.as_str(), &digest)
-            .map_err(|problem| format!("{}; {}", problem.cause, problem.fix))?;
+        self.policy.check_module(entry.name.as_str(), &digest).map_err(|problem| {
+            Refusal::new(Obstacle::Policy, format!("{}; {}", problem.cause, problem.fix))
+        })?;
         Ok((digest, spec.clone()))
     }
 
-    async fn fetch(&self, digest: &Digest) -> Result<(), String> {
+    async fn fetch(&self, digest: &Digest) -> Result<(), Refusal> {
+        let refusal = |cause: String| Refusal::new(Obstacle::Module, cause);
         if self.cache.contains(digest) && matches!(self.cache.get(digest), Ok(Some(_))) {
             return Ok(());
         }
-        let Some(fetcher) = &self.fetcher else { return Err("there is no module store".into()) };
-        let bytes = fetcher.fetch(digest).await.map_err(|error| error.chain())?;
+        let Some(fetcher) = &self.fetcher else {
+            return Err(refusal("there is no module store".into()));
+        };
+        let bytes = fetcher.fetch(digest).await.map_err(|error| refusal(error.chain()))?;
         info!(module = %digest.short(), bytes = bytes.len(), "fetched a module");
-        self.cache.put(&bytes).map_err(|error| chain(&error))?;
+        self.cache.put(&bytes).map_err(|error| refusal(chain(&error)))?;
         Ok(())
     }
 
-    fn load(&self, digest: &Digest, context: FilterContext) -> Result<Box<Filter>, String> {
-        let module = self.engine.load(&self.cache, digest).map_err(|error| chain(&error))?;
-        module.prepare(context).map(Box::new).map_err(|error| chain(&error))
+    fn load(&self, digest: &Digest, context: FilterContext) -> Result<Box<Filter>, Refusal> {
+        let refusal = |obstacle| move |error: FilterError| Refusal::new(obstacle, chain(&error));
+        let module = self.engine.load(&self.cache, digest).map_err(refusal(Obstacle::Compile))?;
+        module.prepare(context).map(Box::new).map_err(refusal(Obstacle::Init))
     }
 }
 
 /// The old filter goes on; where there is none, the entry waits.
-fn refuse(entry: &Arc<Entry>, spec: &FilterSpec, applied: bool, cause: &str, inbox: &Sender<Message>) {
+fn refuse(entry: &Arc<Entry>, spec: &FilterSpec, applied: bool, why: Refusal, inbox: &Sender<Message>) {
+    let Refusal { obstacle, cause } = why;
     warn!(entry = %entry.name, module = %spec.module, cause, keeps_old = applied, "the filter cannot be used");
-    let status = status(spec, FilterState::Failed, cause);
+    let status = FilterStatus { cause, obstacle: Some(obstacle), ..status(spec, FilterState::Failed) };
     tell(inbox, entry, if applied { FilterChange::Keep(status) } else { FilterChange::WaitFor(status) });
 }
 
-fn status(spec: &FilterSpec, state: FilterState, cause: &str) -> FilterStatus {
-    FilterStatus { module: spec.module.to_string(), digest: String::new(), state, cause: cause.into() }
+fn status(spec: &FilterSpec, state: FilterState) -> FilterStatus {
+    FilterStatus { module: spec.module.to_string(), state, ..FilterStatus::default() }
 }
 
 fn tell(inbox: &Sender<Message>, entry: &Arc<Entry>, change: FilterChange) {

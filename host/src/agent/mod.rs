@@ -31,7 +31,7 @@ use crate::source::HeldLimits;
 use crate::source::checkpoint::Checkpoints;
 use crate::source::watch::Watcher;
 use crate::state::{StateDir, StateError};
-use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus};
+use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus, Obstacle};
 
 mod filters;
 mod supervisor;
@@ -293,6 +293,7 @@ impl Agent {
     /// A new list: entries that changed are changed, the others left alone.
     fn adopt(&mut self, wanted: Wanted) {
         let (mut refused, mut entries) = (wanted.refused.clone(), BTreeMap::new());
+        let of_list = refused.len();
         let mut order = Vec::new();
         for entry in &wanted.entries {
             let most = self.shared.policy.rules().max_entries;
@@ -338,10 +339,11 @@ impl Agent {
         self.entries = entries;
         self.wanted = wanted;
         self.converge();
-        self.show(order, &refused);
+        self.show(order, &refused, of_list);
     }
 
-    fn show(&self, order: Vec<EntryName>, refused: &[Refused]) {
+    /// The first `of_list` refused entries are not valid, the others not allowed.
+    fn show(&self, order: Vec<EntryName>, refused: &[Refused], of_list: usize) {
         let damaged = self.shared.quarantine.as_ref().and_then(|quarantine| quarantine.problem());
         let problems = self.wanted.problems.iter().chain(refused.iter().map(|refused| &refused.problem));
         let list = ListStatus {
@@ -350,9 +352,10 @@ impl Agent {
             state: self.wanted.state,
             problems: problems.cloned().chain(damaged).collect(),
         };
-        let refused = refused.iter().map(|refused| EntryStatus {
+        let refused = refused.iter().enumerate().map(|(i, refused)| EntryStatus {
             cause: refused.problem.cause.clone(),
             state: EntryState::Refused,
+            obstacle: Some(if i < of_list { Obstacle::List } else { Obstacle::Policy }),
             ..blank(&refused.name, &refused.path, &refused.topic)
         });
         self.shared.board.set_list(list, order, refused.collect());
@@ -552,13 +555,8 @@ fn blank(name: &str, path: &str, topic: &str) -> EntryStatus {
         name: name.into(),
         path: path.into(),
         topic: topic.into(),
-        state: EntryState::Waiting,
         cause: "starts".into(),
-        files: 0,
-        lag_bytes: 0,
-        lag_seconds: 0.0,
-        lines: Default::default(),
-        filter: None,
+        ..EntryStatus::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `weir fleet`: every agent on one etcd.
 //!
 //! In: what the agents say in etcd. Out: a row an agent with its troubled entries below it, JSON, or an
-//! exit code once all have applied a list.
+//! exit code once all have applied a list. Absent by design: causes in words, which stay on their host.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::config::{self, EtcdSettings, ListSource};
 use crate::control::ListState;
 use crate::control::announce::Announcement;
 use crate::control::fleet::{self, Agent};
-use crate::status::{EntryState, FilterState};
+use crate::status::{EntryState, FilterState, Obstacle};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -31,12 +31,16 @@ status; they are counted.
 
 Examples:
   weir fleet
+  weir fleet --label role=web --label zone=eu
   weir list put --key /weir/all/collect collect.json     # written, revision 4711
   weir fleet --wait 4711 --within 120 && echo applied everywhere")]
 pub struct FleetArgs {
     /// Only these agents
     #[arg(value_name = "AGENT")]
     names: Vec<String>,
+    /// Only agents that have this label ([agent] labels); given more than once, all of them
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
     /// Print it for programs
     #[arg(long)]
     json: bool,
@@ -48,6 +52,11 @@ pub struct FleetArgs {
     within: u64,
 }
 
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE, such as role=web")?;
+    Ok((name.into(), value.into()))
+}
+
 /// Runs it.
 pub fn run(common: &Common, args: FleetArgs) -> anyhow::Result<ExitCode> {
     let settings = config::load_without_kafka(common, None)?;
@@ -57,7 +66,7 @@ pub fn run(common: &Common, args: FleetArgs) -> anyhow::Result<ExitCode> {
     let done = list::runtime()?.block_on(async {
         match args.wait {
             Some(revision) => wait(etcd, &args, revision).await,
-            None => Ok((chosen(etcd, &args.names).await?, ExitCode::SUCCESS)),
+            None => Ok((chosen(etcd, &args).await?, ExitCode::SUCCESS)),
         }
     });
     let (agents, code) = done.map_err(|error| list::with_endpoints(error, &settings))?;
@@ -70,12 +79,14 @@ pub fn run(common: &Common, args: FleetArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The agents that are meant; one that nobody has ever heard of is an error.
-async fn chosen(etcd: &EtcdSettings, names: &[String]) -> anyhow::Result<Vec<Agent>> {
+async fn chosen(etcd: &EtcdSettings, args: &FleetArgs) -> anyhow::Result<Vec<Agent>> {
+    let FleetArgs { names, labels, .. } = args;
     let mut agents = fleet::read(etcd).await?;
     if let Some(unknown) = names.iter().find(|name| agents.iter().all(|agent| agent.name != **name)) {
         bail!("no agent {unknown:?} was ever seen below {}", etcd.agents_prefix);
     }
     agents.retain(|agent| names.is_empty() || names.contains(&agent.name));
+    agents.retain(|agent| labels.iter().all(|(name, value)| agent.label(name) == Some(value)));
     Ok(agents)
 }
 
@@ -87,7 +98,7 @@ async fn wait(
 ) -> anyhow::Result<(Vec<Agent>, ExitCode)> {
     let deadline = Instant::now() + Duration::from_secs(args.within);
     loop {
-        let agents = chosen(etcd, &args.names).await?;
+        let agents = chosen(etcd, args).await?;
         let meant = |agent: &&Agent| agent.status.is_some() || !args.names.is_empty();
         let behind: Vec<_> = agents.iter().filter(meant).filter(|agent| !agent.applied(revision)).collect();
         if behind.is_empty() && agents.iter().any(|agent| agent.status.is_some()) {
@@ -114,8 +125,8 @@ fn table(agents: &[Agent]) -> String {
     let mut table = format!("{all}: {live} alive, {troubled} to look at\n\n");
     let width = agents.iter().map(|agent| cut(&plain(&agent.name)).chars().count()).max().unwrap_or(0).max(5);
     table += &format!(
-        "{:<width$}  {:<10}  {:>10}  {:>7}  last written\n",
-        "agent", "version", "revision", "entries"
+        "{:<width$}  {:<10}  {:>10}  {:>7}  {:<20}  labels\n",
+        "agent", "version", "revision", "entries", "last seen"
     );
     for agent in agents {
         let (version, revision, entries) = match (&agent.status, &agent.seen) {
@@ -125,9 +136,20 @@ fn table(agents: &[Agent]) -> String {
             (None, Some(seen)) => (seen.version.as_str(), seen.revision, "gone".into()),
             (None, None) => ("", 0, "gone".into()),
         };
-        let seen = agent.seen.as_ref().map(|seen| plain(&seen.when)).unwrap_or_default();
+        let seen = match (&agent.status, &agent.seen) {
+            (Some(_), _) => "now".into(),
+            (None, Some(seen)) => plain(&seen.when),
+            (None, None) => String::new(),
+        };
+        let labels = agent.labels().into_iter().flatten();
+        let labels: Vec<_> = labels.map(|(name, value)| plain(&format!("{name}={value}"))).collect();
         let (name, version) = (cut(&plain(&agent.name)), plain(version));
-        table += &format!("{name:<width$}  {version:<10}  {revision:>10}  {entries:>7}  {seen}\n");
+        let row = format!(
+            "{name:<width$}  {version:<10}  {revision:>10}  {entries:>7}  {seen:<20}  {}",
+            labels.join(" ")
+        );
+        table += row.trim_end();
+        table += "\n";
         for trouble in troubles(agent) {
             table += &format!("  {trouble}\n");
         }
@@ -135,7 +157,7 @@ fn table(agents: &[Agent]) -> String {
     table
 }
 
-/// What somebody should look at; the causes are on the agent's host, where `weir status` shows them.
+/// What somebody should look at; the causes in full are on the agent's host, where `weir status` shows them.
 fn troubles(agent: &Agent) -> Vec<String> {
     let Some(status) = &agent.status else { return Vec::new() };
     let mut troubles = Vec::new();
@@ -150,15 +172,36 @@ fn troubles(agent: &Agent) -> Vec<String> {
     for entry in &status.entries {
         let name = cut(&plain(&entry.name));
         if severity(entry.state) > severity(EntryState::CatchingUp) {
-            troubles.push(format!("{name}: {}", word(entry.state)));
+            troubles.push(format!("{name}: {}{}", word(entry.state), cause(entry.obstacle)));
         }
-        match entry.filter.as_ref().map(|filter| filter.state) {
-            Some(FilterState::Failed) => troubles.push(format!("{name}: its filter failed")),
-            Some(FilterState::RolledBack) => troubles.push(format!("{name}: its filter was rolled back")),
-            Some(FilterState::Applied) | None => {}
+        let Some(filter) = &entry.filter else { continue };
+        let cause = cause(filter.obstacle);
+        match filter.state {
+            FilterState::Failed => troubles.push(format!("{name}: its filter failed{cause}")),
+            FilterState::RolledBack => troubles.push(format!("{name}: its filter was rolled back{cause}")),
+            FilterState::Applied => {}
         }
     }
     troubles
+}
+
+/// What an agent may say of a cause, in words.
+fn cause(obstacle: Option<Obstacle>) -> &'static str {
+    match obstacle {
+        Some(Obstacle::List) => ": it is not valid as it stands in the list",
+        Some(Obstacle::Policy) => ": the host's policy refuses it",
+        Some(Obstacle::Files) => ": no file matches, or one cannot be read",
+        Some(Obstacle::Module) => ": its module cannot be had from the store",
+        Some(Obstacle::Compile) => ": its module does not compile, or is no filter",
+        Some(Obstacle::Init) => ": its module does not start with its config",
+        Some(Obstacle::Lines) => ": its filter fails on lines",
+        Some(Obstacle::Topic) => ": Kafka refuses its topic",
+        Some(Obstacle::Kafka) => ": Kafka does not take its lines",
+        Some(Obstacle::Memory) => ": no memory is left for it",
+        Some(Obstacle::Quarantine) => ": the quarantine is full, or cannot be written",
+        Some(Obstacle::Other) => ": for a reason that only a later version knows",
+        None => "",
+    }
 }
 
 fn list_trouble(status: &Announcement) -> Option<String> {
@@ -181,15 +224,20 @@ mod tests {
 
     #[test]
     fn what_somebody_should_look_at_stands_below_the_agent_and_steers_no_terminal() {
-        let entry = |name: &str, state| EntryWord { name: name.into(), state, filter: None };
+        let entry =
+            |name: &str, state, obstacle| EntryWord { name: name.into(), state, obstacle, filter: None };
         let status = Announcement {
             version: "1".into(),
+            labels: [("role".into(), "we\x1bb".into())].into(),
             started: 0,
             ready: true,
             revision: 7,
             list: ListState::Missing,
             problems: 1,
-            entries: vec![entry("ok", EntryState::Following), entry("a\x1b[2J", EntryState::Stalled)],
+            entries: vec![
+                entry("ok", EntryState::Following, None),
+                entry("a\x1b[2J", EntryState::Stalled, Some(Obstacle::Topic)),
+            ],
             more: 0,
         };
         let agent = Agent { name: "web\x1b1".into(), live: 2, status: Some(status), seen: None };
@@ -197,8 +245,22 @@ mod tests {
         assert!(shown.starts_with("2 agents: 1 alive, 1 to look at\n"), "{shown}");
         assert!(shown.contains("\n  2 agents have this name"), "{shown}");
         assert!(shown.contains("\n  runs its last good list: its list is gone\n"), "{shown}");
-        assert!(shown.contains("\n  a\\u{1b}[2J: stalled\n"), "{shown}");
+        assert!(shown.contains("\n  a\\u{1b}[2J: stalled: Kafka refuses its topic\n"), "{shown}");
+        assert!(shown.contains("  now                   role=we\\u{1b}b\n"), "{shown}");
         assert!(!shown.contains("ok:") && !shown.contains('\x1b'), "{shown}");
         assert!(shown.contains("gone"), "{shown}");
+    }
+
+    #[test]
+    fn a_label_has_a_name_and_a_value() {
+        assert_eq!(label("role=a=b"), Ok(("role".into(), "a=b".into())));
+        assert!(label("role").is_err());
+    }
+
+    #[test]
+    fn a_word_of_a_later_version_is_no_reason_to_call_an_agent_gone() {
+        let word = r#"{"name": "app", "state": "stalled", "obstacle": "gremlins"}"#;
+        let word: EntryWord = serde_json::from_str(word).unwrap();
+        assert_eq!(word.obstacle, Some(Obstacle::Other));
     }
 }

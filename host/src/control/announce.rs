@@ -2,9 +2,10 @@
 //!
 //! In: the [`Board`]. Out: `<agents_prefix><name>` under a lease, written on change and not too often;
 //! `<agents_prefix>live/<name>/<instance>` under the same lease, so that two agents of one name show; and
-//! `<agents_prefix>seen/<name>`, which outlives it. A stop takes the lease back. Absent by design: line content, error texts and
-//! causes: they stay on the host.
+//! `<agents_prefix>seen/<name>`, which outlives it. A stop takes the lease back. Absent by design: line
+//! content, error texts and causes: they stay on the host; of a cause one word leaves it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,7 +22,7 @@ use super::error::ControlError;
 use super::{ListSource, ListState};
 use crate::config::{EtcdSettings, Settings};
 use crate::model::Digest;
-use crate::status::{Board, EntryState, EntryStatus, FilterState};
+use crate::status::{Board, EntryState, EntryStatus, FilterState, FilterStatus, Obstacle};
 
 /// Seconds. So long the status stays when the agent is gone.
 const LEASE_SECONDS: i64 = 60;
@@ -52,7 +53,11 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(2);
 /// etcd.
 pub async fn run(board: Board, settings: Settings, stop: impl Future<Output = ()>) {
     if let ListSource::Etcd(etcd) = &settings.list {
-        let who = Who { name: settings.agent.name.clone(), instance: instance(&settings.state_dir) };
+        let who = Who {
+            name: settings.agent.name.clone(),
+            instance: instance(&settings.state_dir),
+            labels: settings.agent.labels.clone(),
+        };
         announce_until(&board, &who, etcd, PACE, stop).await;
     }
 }
@@ -63,6 +68,7 @@ pub(super) struct Who {
     pub(super) name: String,
     /// The same for every run on one state directory, of which there is one at a time.
     pub(super) instance: String,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// Tells agents apart that have one name: by the boot of the host and by the state directory. After a
@@ -128,14 +134,14 @@ async fn session(
     let client = client::connect(etcd).await?;
     let mut lease = Lease::grant(&client).await?;
     *held = Some((client.clone(), lease.keeper.id()));
-    let (prefix, Who { name, instance }) = (&etcd.agents_prefix, who);
+    let (prefix, Who { name, instance, labels }) = (&etcd.agents_prefix, who);
     let (status_key, seen_key) = (format!("{prefix}{name}"), format!("{prefix}{SEEN}{name}"));
     let live_key = format!("{prefix}{LIVE}{name}/{instance}");
     let mut kv = client::kv(&client);
     let mut last: Option<(Announcement, Instant)> = None;
     loop {
         lease.keep().await?;
-        let now = Announcement::of(board);
+        let now = Announcement::of(board, labels);
         let due = last.as_ref().is_none_or(|(old, at)| {
             at.elapsed() > SEEN_EVERY || (at.elapsed() >= pace.write && !old.tells_the_same_as(&now))
         });
@@ -187,6 +193,9 @@ impl Lease {
 pub struct Announcement {
     /// weir's version.
     pub version: String,
+    /// `agent.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Seconds since 1970.
     pub started: u64,
     /// Whether any list was applied yet.
@@ -210,6 +219,9 @@ pub struct EntryWord {
     pub name: String,
     /// In one word.
     pub state: EntryState,
+    /// What stands in its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
     /// Where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterWord>,
@@ -222,6 +234,9 @@ pub struct FilterWord {
     pub digest: String,
     /// In one word.
     pub state: FilterState,
+    /// Why the wanted one does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
 }
 
 /// What stays when the agent is gone.
@@ -231,20 +246,30 @@ pub struct Seen {
     pub when: String,
     /// weir's version.
     pub version: String,
+    /// `agent.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Of the list as applied then.
     pub revision: i64,
 }
 
 impl Announcement {
-    fn of(board: &Board) -> Self {
+    fn of(board: &Board, labels: &BTreeMap<String, String>) -> Self {
         let status = board.status();
+        let filter = |filter: &FilterStatus| FilterWord {
+            digest: filter.digest.clone(),
+            state: filter.state,
+            obstacle: filter.obstacle,
+        };
         let word = |entry: &EntryStatus| EntryWord {
             name: entry.name.clone(),
             state: entry.state,
-            filter: entry.filter.as_ref().map(|f| FilterWord { digest: f.digest.clone(), state: f.state }),
+            obstacle: entry.obstacle,
+            filter: entry.filter.as_ref().map(filter),
         };
         Self {
             version: status.agent.version,
+            labels: labels.clone(),
             started: status.agent.started,
             ready: board.ready(),
             revision: status.list.revision,
@@ -272,7 +297,8 @@ impl Announcement {
 impl Seen {
     fn of(announcement: &Announcement) -> Self {
         let when = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Self { when, version: announcement.version.clone(), revision: announcement.revision }
+        let Announcement { version, labels, revision, .. } = announcement;
+        Self { when, version: version.clone(), labels: labels.clone(), revision: *revision }
     }
 }
 
@@ -284,8 +310,8 @@ fn json(record: &impl Serialize) -> Vec<u8> {
 pub(super) mod tests {
     use super::super::tests::{Etcd, settings_of, until};
     use super::*;
-    use crate::model::{EntryName, Lines, Problem};
-    use crate::status::{EntryReport, Figures, FilterStatus, ListStatus};
+    use crate::model::{EntryName, Problem};
+    use crate::status::{EntryReport, Figures, ListStatus};
 
     pub(in crate::control) fn board(state: EntryState) -> Board {
         let board = Board::new("web1");
@@ -293,19 +319,19 @@ pub(super) mod tests {
         let filter = FilterStatus {
             digest: "sha256:1".into(),
             cause: "secret cause".into(),
+            obstacle: Some(Obstacle::Init),
             ..FilterStatus::default()
         };
         let status = EntryStatus {
             name: name.to_string(),
-            path: "/a".into(),
+            path: "/secret/path".into(),
             topic: "t".into(),
             state,
             cause: "secret cause".into(),
+            obstacle: (state == EntryState::Stalled).then_some(Obstacle::Topic),
             files: 1,
-            lag_bytes: 0,
-            lag_seconds: 0.0,
-            lines: Lines::default(),
             filter: Some(filter),
+            ..EntryStatus::default()
         };
         board.entry(&name, || EntryReport { status, figures: Figures::default() });
         let problems = vec![Problem::new("here", "secret cause", "")];
@@ -315,17 +341,20 @@ pub(super) mod tests {
 
     #[test]
     fn a_status_has_states_and_no_texts() {
-        let json = String::from_utf8(json(&Announcement::of(&board(EntryState::Stalled)))).unwrap();
-        assert!(json.contains(
-            r#""entries":[{"name":"app","state":"stalled","filter":{"digest":"sha256:1","state":"failed"}}]"#
-        ));
+        let labels = BTreeMap::from([("role".to_string(), "web".to_string())]);
+        let announcement = Announcement::of(&board(EntryState::Stalled), &labels);
+        let json = String::from_utf8(json(&announcement)).unwrap();
+        let filter = r#"{"digest":"sha256:1","state":"failed","obstacle":"init"}"#;
+        let entry = format!(r#"{{"name":"app","state":"stalled","obstacle":"topic","filter":{filter}}}"#);
+        assert!(json.contains(&format!(r#""entries":[{entry}]"#)), "{json}");
+        assert!(json.contains(r#""labels":{"role":"web"}"#), "{json}");
         assert!(json.contains(r#""revision":7,"list":"current","problems":1"#), "{json}");
         assert!(!json.contains("secret"), "{json}");
     }
 
     #[test]
     fn catching_up_is_no_news() {
-        let of = |state| Announcement::of(&board(state));
+        let of = |state| Announcement::of(&board(state), &BTreeMap::new());
         assert!(of(EntryState::Following).tells_the_same_as(&of(EntryState::CatchingUp)));
         assert!(!of(EntryState::Following).tells_the_same_as(&of(EntryState::Holding)));
     }
@@ -338,7 +367,7 @@ pub(super) mod tests {
         let pace = Pace { look: Duration::from_millis(20), write: Duration::from_millis(20) };
         let task = tokio::spawn({
             let (board, settings) = (board.clone(), settings.clone());
-            let who = Who { name: "web1".into(), instance: "1".into() };
+            let who = Who { name: "web1".into(), instance: "1".into(), labels: BTreeMap::new() };
             async move { announce(&board, &who, &settings, pace, &mut None).await }
         });
         let read = async |key: &str| {

@@ -30,6 +30,17 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// `agent.labels`, also of one that is gone.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels()?.get(name).map(String::as_str)
+    }
+
+    /// All of them, where any were said.
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        let status = self.status.as_ref().map(|status| &status.labels);
+        status.or_else(|| self.seen.as_ref().map(|seen| &seen.labels))
+    }
+
     /// Whether it applied the list of this revision, or a later one.
     pub fn applied(&self, revision: i64) -> bool {
         self.status.as_ref().is_some_and(|status| status.ready && status.revision >= revision)
@@ -108,7 +119,8 @@ mod tests {
 
     impl Fleet {
         fn add(&mut self, name: &str, instance: &str, state: EntryState) -> crate::status::Board {
-            let who = Who { name: name.into(), instance: instance.into() };
+            let labels = BTreeMap::from([("role".to_string(), "web".to_string())]);
+            let who = Who { name: name.into(), instance: instance.into(), labels };
             let (stop, mut stopped) = watch::channel(false);
             let (board, settings) = (board(state), self.settings.clone());
             let pace = Pace { look: Duration::from_millis(500), write: Duration::from_millis(500) };
@@ -171,7 +183,8 @@ mod tests {
         fleet.tasks.join_next().await.unwrap().unwrap();
         let all = fleet.await_all(|all| live(all) == 99).await;
         let gone = all.into_iter().find(|agent| agent.name == "web003").unwrap();
-        assert_eq!((gone.live, gone.status.is_none(), gone.seen.unwrap().revision), (0, true, 8));
+        assert_eq!((gone.live, gone.status.is_none(), gone.label("role")), (0, true, Some("web")));
+        assert_eq!(gone.seen.unwrap().revision, 8);
     }
 
     #[tokio::test]

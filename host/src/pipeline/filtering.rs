@@ -16,7 +16,7 @@ use crate::quarantine::{QuarantineError, SetAside};
 use crate::sink::{Buffer, Chunk, Record};
 use crate::source::Piece;
 use crate::source::lines::Lines;
-use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStatus};
+use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStatus, Obstacle};
 
 /// A filter that fails on more than one line in a hundred, and on so many, only burns CPU.
 const FAILED_LINES_MIN: u64 = 32;
@@ -202,7 +202,12 @@ impl Pipeline {
         warn!(entry = %self.entry.name, from = %self.filter.as_ref().map(|f| f.digest().short()).unwrap_or_default(),
             to = %filter.digest().short(), cause, "rolled the filter back");
         self.replace_filter(Some(filter));
-        self.filter_status = Some(FilterStatus { state: FilterState::RolledBack, cause, ..status });
+        self.filter_status = Some(FilterStatus {
+            state: FilterState::RolledBack,
+            cause,
+            obstacle: Some(Obstacle::Lines),
+            ..status
+        });
         *self.figures.module_swaps.entry("rolled-back").or_default() += 1;
     }
 

@@ -13,6 +13,7 @@ use super::{Flight, Pipeline};
 use crate::model::Topic;
 use crate::quarantine::SetAside;
 use crate::sink::{Buffer, Chunk, Failed, Finished, Refusal};
+use crate::status::{EntryState, Obstacle};
 
 /// The pause before the first attempt, doubled for each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -35,14 +36,6 @@ pub(super) struct Recovery {
     holds: bool,
 }
 
-/// What to say of an entry that cannot deliver.
-pub(super) enum Trouble {
-    /// Kafka refuses the topic, or everything.
-    Stalled(String),
-    /// A refused line cannot be set aside.
-    Holding(String),
-}
-
 impl Recovery {
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -62,11 +55,12 @@ impl Recovery {
     }
 
     /// What somebody should know; a failure that goes by itself is not worth a word.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<(EntryState, Obstacle, String)> {
         if self.holds {
-            Some(Trouble::Holding(self.cause.clone()))
+            Some((EntryState::Holding, Obstacle::Quarantine, self.cause.clone()))
         } else if self.running && (self.is_topic || self.attempt >= STALLED_AFTER) {
-            Some(Trouble::Stalled(self.cause.clone()))
+            let obstacle = if self.is_topic { Obstacle::Topic } else { Obstacle::Kafka };
+            Some((EntryState::Stalled, obstacle, self.cause.clone()))
         } else {
             None
         }

@@ -3,9 +3,8 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::recovery::Trouble;
 use super::{Gate, Pipeline, REPORT_INTERVAL, REPORT_INTERVAL_MAX, REPORT_PART};
-use crate::status::{EntryReport, EntryState, EntryStatus, FilterStatus};
+use crate::status::{EntryReport, EntryState, EntryStatus, FilterStatus, Obstacle};
 
 /// Lag above which an entry that is behind counts as catching up. Bytes.
 const CATCHING_UP_BYTES: u64 = 4 * 1024 * 1024;
@@ -21,7 +20,7 @@ impl Pipeline {
         self.stale = false;
         let begun = Instant::now();
         let (lag_bytes, since) = self.source.lag();
-        let (state, cause) = self.state(lag_bytes, now);
+        let (state, obstacle, cause) = self.state(lag_bytes, now);
         self.figures.held_bytes = self.source.held_bytes();
         for (reason, bytes) in self.source.take_lost() {
             *self.figures.lost_bytes.entry(reason).or_default() += bytes;
@@ -36,6 +35,7 @@ impl Pipeline {
             topic: self.entry.topic.to_string(),
             state,
             cause,
+            obstacle,
             files: self.source.files(),
             lag_bytes,
             lag_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
@@ -57,26 +57,36 @@ impl Pipeline {
         })
     }
 
-    fn state(&self, lag: u64, now: Instant) -> (EntryState, String) {
-        match self.recovery.trouble() {
-            Some(Trouble::Holding(cause)) => return (EntryState::Holding, cause),
-            Some(Trouble::Stalled(cause)) => return (EntryState::Stalled, cause),
-            None => {}
+    /// In one word, what stands in the way, and why in words.
+    fn state(&self, lag: u64, now: Instant) -> (EntryState, Option<Obstacle>, String) {
+        if let Some((state, obstacle, cause)) = self.recovery.trouble() {
+            return (state, Some(obstacle), cause);
         }
         match &self.gate {
-            Gate::Hold(cause, _) => return (EntryState::Holding, cause.clone()),
-            Gate::Filter(cause) => return (EntryState::Waiting, format!("waits for its filter: {cause}")),
+            Gate::Hold(cause, until) => {
+                let obstacle = if until.is_some() { Obstacle::Quarantine } else { Obstacle::Lines };
+                return (EntryState::Holding, Some(obstacle), cause.clone());
+            }
+            Gate::Filter(cause) => {
+                let obstacle = self.filter_status.as_ref().and_then(|status| status.obstacle);
+                return (EntryState::Waiting, obstacle, format!("waits for its filter: {cause}"));
+            }
             Gate::Open => {}
         }
         if let Some(trouble) = &self.partitions.trouble {
-            let state = if self.partitions.is_topic { EntryState::Stalled } else { EntryState::Waiting };
-            return (state, trouble.clone());
+            let (state, obstacle) = if self.partitions.is_topic {
+                (EntryState::Stalled, Obstacle::Topic)
+            } else {
+                (EntryState::Waiting, Obstacle::Kafka)
+            };
+            return (state, Some(obstacle), trouble.clone());
         }
         if self.cramped.is_some_and(|since| now.saturating_duration_since(since) > CRAMPED_AFTER)
             && self.flights.is_empty()
         {
             return (
                 EntryState::Waiting,
+                Some(Obstacle::Memory),
                 "waits for memory that other entries have; raise [limits] memory".into(),
             );
         }
@@ -86,18 +96,19 @@ impl Pipeline {
         {
             return (
                 EntryState::Waiting,
+                Some(Obstacle::Kafka),
                 format!("no acknowledgement from Kafka for {} s", silent.as_secs()),
             );
         }
         if let Some((_, trouble)) = self.source.troubles().first_key_value() {
             let more = self.source.troubles().len() - 1;
             let others = if more > 0 { format!(" (and {more} more files)") } else { String::new() };
-            return (self.progress(lag), format!("{trouble}{others}"));
+            return (self.progress(lag), Some(Obstacle::Files), format!("{trouble}{others}"));
         }
         if self.source.files() == 0 {
-            return (EntryState::Waiting, "no file matches yet".into());
+            return (EntryState::Waiting, Some(Obstacle::Files), "no file matches yet".into());
         }
-        (self.progress(lag), String::new())
+        (self.progress(lag), None, String::new())
     }
 
     fn progress(&self, lag: u64) -> EntryState {

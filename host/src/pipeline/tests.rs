@@ -421,18 +421,7 @@ impl Drop for Rig {
 }
 
 fn blank() -> EntryStatus {
-    EntryStatus {
-        name: "entry".into(),
-        path: String::new(),
-        topic: String::new(),
-        state: EntryState::Waiting,
-        cause: String::new(),
-        files: 0,
-        lag_bytes: 0,
-        lag_seconds: 0.0,
-        lines: Counts::default(),
-        filter: None,
-    }
+    EntryStatus { name: "entry".into(), ..EntryStatus::default() }
 }
 
 fn numbered(from: usize, to: usize) -> Vec<String> {

@@ -221,10 +221,8 @@ mod tests {
             state,
             cause: cause.into(),
             files: 4,
-            lag_bytes: 0,
-            lag_seconds: 0.0,
             lines: Lines { read: 1_604_115, delivered: 1_604_115, ..Lines::default() },
-            filter: None,
+            ..EntryStatus::default()
         }
     }
 
@@ -267,6 +265,7 @@ weir 0.1.0, up 3 h 25 min
             digest: format!("sha256:{}", "3f2a9c01b2cd".repeat(5)),
             state: FilterState::Failed,
             cause: "init refused the config".into(),
+            ..FilterStatus::default()
         });
         let waiting = entry("batch", EntryState::Waiting, "no file matches");
         let mut status = status(vec![entry("nginx", EntryState::Following, ""), waiting, app]);
