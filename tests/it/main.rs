@@ -11,6 +11,7 @@ mod docs;
 mod faults;
 mod filter;
 mod harness;
+mod lists;
 mod operate;
 mod rotation;
 mod secure;

@@ -545,7 +545,7 @@ impl Drop for Told {
 }
 
 /// Whether a running pipeline can go on for the new entry: all but the filter is the same.
-fn same_source(running: &Entry, wanted: &Entry) -> bool {
+pub(crate) fn same_source(running: &Entry, wanted: &Entry) -> bool {
     let without_filter = |entry: &Entry| Entry { filter: None, ..entry.clone() };
     without_filter(running) == without_filter(wanted)
 }

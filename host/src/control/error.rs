@@ -72,6 +72,9 @@ pub enum ControlError {
     /// A tag has never pointed elsewhere.
     #[error("tag `{0}` has never pointed at another module; point it at one with `weir module tag {0} REF`")]
     NoHistory(String),
+    /// History is etcd's.
+    #[error("{} is a file, and a file has no revisions; keep it in version control, or the list in etcd", .0.display())]
+    NoRevisions(PathBuf),
     /// Compare-and-swap failed.
     #[error("somebody else changed {0} meanwhile; look at it and try again")]
     Moved(String),

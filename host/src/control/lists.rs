@@ -6,18 +6,23 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use etcd_client::{Compare, CompareOp, KvClient, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+use serde::{Deserialize, Serialize};
 
 use super::client;
 use super::error::ControlError;
 use super::list::{Item, Origin};
+use super::modules::{now, who};
 use crate::config::EtcdSettings;
 
-/// One list that can be changed.
-pub struct Lists(Place);
+/// Behind the key of a list: who wrote it, and when.
+const BY: &str = ".by";
 
-enum Place {
-    Key { kv: Box<KvClient>, key: String },
+/// One list that can be changed.
+pub struct Lists(pub(super) Place);
+
+pub(super) enum Place {
+    Key { client: Box<Client>, key: String },
     File(PathBuf),
 }
 
@@ -30,11 +35,34 @@ pub struct Version {
     pub modified: i64,
 }
 
+/// Who wrote a list, and when, as `<key>.by` says: etcd itself keeps neither. It counts for the text that
+/// was written at the same revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// `user@host`
+    #[serde(default)]
+    pub who: String,
+    /// RFC 3339, UTC.
+    #[serde(default)]
+    pub when: String,
+}
+
+impl Writer {
+    pub(super) fn here() -> Self {
+        Self { who: who(), when: now() }
+    }
+}
+
+/// Where the writer of the list under `key` is told.
+pub(super) fn by_key(key: &str) -> String {
+    format!("{key}{BY}")
+}
+
 impl Lists {
     /// The list under `key`.
     pub async fn in_etcd(settings: &EtcdSettings, key: &str) -> Result<Self, ControlError> {
-        let kv = Box::new(client::kv(&client::connect(settings).await?));
-        Ok(Self(Place::Key { kv, key: key.into() }))
+        let client = Box::new(client::connect(settings).await?);
+        Ok(Self(Place::Key { client, key: key.into() }))
     }
 
     /// The list in the file at `path`.
@@ -52,9 +80,17 @@ impl Lists {
 
     /// What stands there now.
     pub async fn read(&mut self) -> Result<Version, ControlError> {
+        self.read_at(0).await
+    }
+
+    /// What stood there at a revision; 0 is now. Files have no revisions.
+    pub async fn read_at(&mut self, revision: i64) -> Result<Version, ControlError> {
         match &mut self.0 {
-            Place::Key { kv, key } => {
-                let answer = client::call(&format!("read {key}"), kv.get(key.as_str(), None)).await?;
+            Place::File(path) if revision != 0 => Err(ControlError::NoRevisions(path.clone())),
+            Place::Key { client, key } => {
+                let options = GetOptions::new().with_revision(revision);
+                let get = async { client::kv(client).get(key.as_str(), Some(options)).await };
+                let answer = client::call(&format!("read {key}"), get).await?;
                 let version = |kv: &etcd_client::KeyValue| Version {
                     text: Some(kv.value().into()),
                     modified: kv.mod_revision(),
@@ -83,16 +119,30 @@ impl Lists {
                 source,
             });
         }
-        let Place::Key { kv, key } = &mut self.0 else { return Ok(0) };
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, old.modified)])
-            .and_then([TxnOp::put(key.as_str(), text, None)]);
-        let answer = client::call(&format!("write {key}"), kv.txn(txn)).await?;
+        let Place::Key { client, key } = &mut self.0 else { return Ok(0) };
+        let write = async |by: bool| {
+            let by = by.then(|| TxnOp::put(by_key(key), json(&Writer::here()), None));
+            let txn = Txn::new()
+                .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, old.modified)])
+                .and_then([TxnOp::put(key.as_str(), text, None)].into_iter().chain(by).collect::<Vec<_>>());
+            client::call(&format!("write {key}"), client::kv(client).txn(txn)).await
+        };
+        let answer = match write(true).await {
+            // This user may write the list and nothing beside it.
+            Err(ControlError::Etcd { cause, .. }) if cause.contains("permission denied") => {
+                write(false).await?
+            }
+            answer => answer?,
+        };
         if !answer.succeeded() {
             return Err(ControlError::Moved(key.clone()));
         }
         Ok(answer.header().ok_or(ControlError::BadAnswer("write"))?.revision())
     }
+}
+
+fn json(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a record of text is JSON")
 }
 
 /// Puts `text` in the place of a file, whole or not at all, with the permissions it had.

@@ -21,6 +21,7 @@ mod error;
 mod etcd;
 mod file;
 pub mod fleet;
+pub mod history;
 mod kept;
 pub mod list;
 pub mod lists;

@@ -19,6 +19,7 @@ use super::backoff::chance;
 use super::client;
 use super::error::ControlError;
 use super::list::check_tag;
+use super::lists::{Writer, by_key};
 use crate::config::{EtcdSettings, ListSource};
 use crate::model::{Digest, ModuleRef};
 
@@ -252,6 +253,7 @@ impl Store {
         if let Some(ListWrite { key, text, modified }) = list {
             what.push_str(&format!(" or {key}"));
             compares.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, modified));
+            puts.push(TxnOp::put(by_key(&key), json(&Writer::here()), None));
             puts.push(TxnOp::put(key, text, None));
         }
         let txn = Txn::new().when(compares).and_then(puts);
@@ -351,12 +353,12 @@ fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of text and numbers is JSON")
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 /// `user@host`, for people to find one another.
-fn who() -> String {
+pub(super) fn who() -> String {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())

@@ -1,22 +1,25 @@
 //! `weir list`: the collect list, read and changed by people.
 //!
 //! In: a list or an entry. Out: the list in etcd or in a file, changed by compare-and-swap, with the
-//! difference shown. A list that an agent would refuse in part is not written. Absent by design: what
-//! the host allows; an agent's policy may still refuse an entry.
+//! difference and what will happen shown. A list that an agent would refuse in part is not written.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use similar::TextDiff;
 
 use super::Common;
 use crate::config::{self, EtcdSettings, ListSource, Settings};
 use crate::control::ControlError;
 use crate::control::list::{self, List, Origin};
 use crate::control::lists::{Lists, Version, text_of};
+
+mod change;
+mod edit;
+mod past;
+
+pub(super) use change::Change;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -31,6 +34,12 @@ pub enum ListCommand {
     Add(AddArgs),
     /// Remove an entry
     Rm(RmArgs),
+    /// Open the list in $VISUAL or $EDITOR; check, show and write what comes of it
+    Edit(EditArgs),
+    /// Who changed the list, when, and what that did, as far back as etcd remembers
+    History(HistoryArgs),
+    /// Print each change of the list as it is written
+    Watch(WatchArgs),
 }
 
 /// Which list, where the settings name several or another host's is meant.
@@ -46,7 +55,14 @@ pub struct At {
 
 /// Arguments of `get`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example, to go back to what stood there before:
+  weir list history
+  weir list get --revision 4711 | weir list put -")]
 pub struct GetArgs {
+    /// As it stood at this revision of etcd, as `history` shows them
+    #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
+    revision: i64,
     /// Which list.
     #[command(flatten)]
     at: At,
@@ -68,7 +84,7 @@ pub struct PutArgs {
     /// Which list.
     #[command(flatten)]
     at: At,
-    /// Say what was done as JSON
+    /// Say what was done, or what would happen, as JSON
     #[arg(long)]
     json: bool,
 }
@@ -109,6 +125,59 @@ pub struct RmArgs {
     json: bool,
 }
 
+/// Arguments of `edit`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The draft is called weir-collect-….json, so that an editor can be told once that files of that name have the
+schema conf/collect.schema.json, and completes and checks them (docs/operating.md says how). What comes of it
+is checked; the difference is shown, and which entries start, stop, swap their filter or are refused; then it
+is written, unless somebody else changed the list meanwhile. A draft that was not written is kept.
+
+Where nobody sits at the terminal nothing is asked: what is valid is written, and what is not ends with exit
+code 1.")]
+pub struct EditArgs {
+    /// Which list.
+    #[command(flatten)]
+    at: At,
+    /// Write what is valid without asking
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Arguments of `history`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+etcd keeps what stood there until it is compacted (automatically, where it is set so), and keeps neither who
+wrote it nor when: weir writes that beside the list, under KEY.by. Of changes by other programs it is unknown.")]
+pub struct HistoryArgs {
+    /// Which list.
+    #[command(flatten)]
+    at: At,
+    /// Show the difference of each change, and each entry that it touched
+    #[arg(long, short)]
+    patch: bool,
+    /// At most so many changes, the newest
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+    most: usize,
+    /// Print it for programs
+    #[arg(long, conflicts_with = "patch")]
+    json: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Which list.
+    #[command(flatten)]
+    at: At,
+    /// End after so many changes
+    #[arg(long, short = 'n', value_name = "N")]
+    count: Option<u64>,
+    /// Print an object a line, for programs
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs it.
 pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
     let at = match &command {
@@ -116,23 +185,29 @@ pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
         ListCommand::Put(args) | ListCommand::Diff(args) => &args.at,
         ListCommand::Add(args) => &args.at,
         ListCommand::Rm(args) => &args.at,
+        ListCommand::Edit(args) => &args.at,
+        ListCommand::History(args) => &args.at,
+        ListCommand::Watch(args) => &args.at,
     };
     let settings = config::load_without_kafka(common, at.host())?;
     let done = runtime()?.block_on(async {
         let mut lists = open(&settings, at).await?;
         match &command {
-            ListCommand::Get(_) => get(&mut lists).await,
+            ListCommand::Get(args) => get(&mut lists, args).await,
             ListCommand::Put(args) => put(&mut lists, args).await,
-            ListCommand::Diff(args) => Ok(Change::new(&mut lists, read_list(&args.file)?).await?.show()),
+            ListCommand::Diff(args) => diff(&mut lists, args).await,
             ListCommand::Add(args) => add(&mut lists, args).await,
             ListCommand::Rm(args) => rm(&mut lists, args).await,
+            ListCommand::Edit(args) => edit::edit(&mut lists, args).await,
+            ListCommand::History(args) => past::history(&mut lists, args).await,
+            ListCommand::Watch(args) => past::watch(lists, args).await,
         }
     });
     done.map_err(|error| with_endpoints(error, &settings))
 }
 
-async fn get(lists: &mut Lists) -> anyhow::Result<ExitCode> {
-    let Some(text) = lists.read().await?.text else {
+async fn get(lists: &mut Lists, args: &GetArgs) -> anyhow::Result<ExitCode> {
+    let Some(text) = lists.read_at(args.revision).await?.text else {
         bail!("{}: there is no list; write one with `weir list put FILE`", lists.origin());
     };
     let text = String::from_utf8_lossy(&text);
@@ -143,6 +218,17 @@ async fn get(lists: &mut Lists) -> anyhow::Result<ExitCode> {
 async fn put(lists: &mut Lists, args: &PutArgs) -> anyhow::Result<ExitCode> {
     let change = Change::new(lists, read_list(&args.file)?).await?;
     change.write(lists, args.json).await
+}
+
+async fn diff(lists: &mut Lists, args: &PutArgs) -> anyhow::Result<ExitCode> {
+    let change = Change::new(lists, read_list(&args.file)?).await?;
+    let good = change.check();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&change.effects())?);
+    } else {
+        change.show();
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn add(lists: &mut Lists, args: &AddArgs) -> anyhow::Result<ExitCode> {
@@ -192,91 +278,6 @@ fn read_list(file: &Path) -> anyhow::Result<Vec<u8>> {
             .context("cannot read the standard input");
     }
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
-/// A list that is to take the place of another.
-pub(super) struct Change {
-    pub(super) old: Version,
-    pub(super) new: Vec<u8>,
-    origin: Origin,
-}
-
-impl Change {
-    pub(super) async fn new(lists: &mut Lists, new: Vec<u8>) -> anyhow::Result<Self> {
-        Ok(Self { old: lists.read().await?, new, origin: lists.origin() })
-    }
-
-    /// Says what is wrong or odd; whether an agent would run all of it. What was refused before the
-    /// change is odd, not wrong: otherwise one bad entry would stop every other change.
-    pub(super) fn check(&self) -> bool {
-        let list = match list::parse(&self.new, &self.origin) {
-            Ok(list) => list,
-            Err(problem) => {
-                eprintln!("error: {problem}");
-                return false;
-            }
-        };
-        let old = self
-            .old
-            .text
-            .as_deref()
-            .and_then(|text| list::parse(text, &self.origin).ok())
-            .unwrap_or_default();
-        let known_bad: HashSet<_> =
-            old.items.iter().filter(|item| item.checked.is_err()).map(|item| item.text.as_str()).collect();
-        for problem in &list.problems {
-            eprintln!("note: {problem}");
-        }
-        let mut good = true;
-        for item in &list.items {
-            let Err(refused) = &item.checked else { continue };
-            let known = known_bad.contains(item.text.as_str());
-            eprintln!("{}: {}", if known { "note" } else { "error" }, refused.problem);
-            good &= known;
-        }
-        good
-    }
-
-    /// In the unified form; empty where nothing changes.
-    pub(super) fn difference(&self) -> String {
-        let old = String::from_utf8_lossy(self.old.text.as_deref().unwrap_or_default());
-        let new = String::from_utf8_lossy(&self.new);
-        let name = self.origin.to_string();
-        TextDiff::from_lines(old.as_ref(), new.as_ref()).unified_diff().header(&name, "new").to_string()
-    }
-
-    fn changes(&self) -> bool {
-        self.old.text.as_deref() != Some(self.new.as_slice())
-    }
-
-    fn show(&self) -> ExitCode {
-        let good = self.check();
-        print!("{}", self.difference());
-        if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-
-    async fn write(&self, lists: &mut Lists, json: bool) -> anyhow::Result<ExitCode> {
-        if !self.check() {
-            eprintln!("nothing was written");
-            return Ok(ExitCode::FAILURE);
-        }
-        if !json {
-            print!("{}", self.difference());
-        }
-        let changed = self.changes();
-        let revision = if changed { lists.write(&self.old, &self.new).await? } else { self.old.modified };
-        let place = self.origin.to_string();
-        if json {
-            println!("{}", serde_json::json!({ "list": place, "changed": changed, "revision": revision }));
-        } else {
-            match (changed, &self.origin) {
-                (false, _) => println!("{place}: nothing to change"),
-                (true, Origin::Key(_)) => println!("{place}: written, revision {revision}"),
-                (true, _) => println!("{place}: written"),
-            }
-        }
-        Ok(ExitCode::SUCCESS)
-    }
 }
 
 impl At {
@@ -343,31 +344,6 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn change(old: &str, new: &str) -> Change {
-        let old = Version { text: Some(old.into()), modified: 1 };
-        Change { old, new: new.into(), origin: Origin::Key("x".into()) }
-    }
-
-    #[test]
-    fn a_list_with_a_bad_entry_is_not_written() {
-        assert!(!change("[]", r#"[{"path": "a"}]"#).check());
-        assert!(!change("[]", "[").check());
-        assert!(change("[]", r#"[{"path": "/a", "topic": "t", "odd": 1}]"#).check());
-    }
-
-    #[test]
-    fn an_entry_that_was_bad_before_stops_no_other_change() {
-        let bad = r#"{"path": "a"}"#;
-        assert!(change(&format!("[{bad}]"), &format!(r#"[{bad}, {{"path": "/a", "topic": "t"}}]"#)).check());
-    }
-
-    #[test]
-    fn the_difference_is_shown() {
-        let difference = change("[\n  1\n]\n", "[\n  2\n]\n").difference();
-        assert_eq!(difference, "--- etcd key x\n+++ new\n@@ -1,3 +1,3 @@\n [\n-  1\n+  2\n ]\n");
-        assert_eq!(change("[]", "[]").difference(), "");
-    }
 
     #[test]
     fn several_keys_must_be_told_apart() {
