@@ -30,6 +30,7 @@ pub mod config;
 pub mod model;
 pub mod policy;
 pub mod status;
+pub mod tap;
 
 pub mod filter;
 pub mod sink;

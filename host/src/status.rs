@@ -3,7 +3,7 @@
 //! A pipeline replaces its report as a whole, between two chunks, so the sums in it always hold.
 //! Absent by design: line content, module log texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::ListState;
 use crate::model::{EntryName, Lines, Problem};
+use crate::tap::{Look, Tap, Wants};
 
 /// The whole of `weir status --json` and `/api/v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -228,6 +229,7 @@ struct Inner {
     list: ListStatus,
     order: Vec<EntryName>,
     entries: BTreeMap<EntryName, Arc<Mutex<EntryReport>>>,
+    taps: BTreeMap<EntryName, Arc<Tap>>,
     refused: Vec<EntryStatus>,
     ready: bool,
     figures: Option<Arc<Ask>>,
@@ -243,6 +245,7 @@ impl Board {
             list: ListStatus::default(),
             order: Vec::new(),
             entries: BTreeMap::new(),
+            taps: BTreeMap::new(),
             refused: Vec::new(),
             ready: false,
             figures: None,
@@ -266,6 +269,17 @@ impl Board {
         self.lock().entries.entry(name.clone()).or_insert_with(|| Arc::new(Mutex::new(report()))).clone()
     }
 
+    /// Where the pipeline of `name` shows its lines; kept as long as its report.
+    pub fn tap(&self, name: &EntryName) -> Arc<Tap> {
+        self.lock().taps.entry(name.clone()).or_default().clone()
+    }
+
+    /// Looks at the lines of a running entry; `None` where none of that name runs.
+    pub fn look(&self, name: &str, wants: Wants) -> Option<Look> {
+        let inner = self.lock();
+        inner.taps.iter().find(|(entry, _)| entry.as_str() == name).map(|(_, tap)| tap.look(wants))
+    }
+
     /// The pipeline of `name` broke down. What it had said stays as it was.
     pub fn count_breakdown(&self, name: &EntryName) {
         let slot = self.lock().entries.get(name).cloned();
@@ -277,7 +291,9 @@ impl Board {
     /// Says which list is applied. Entries in `order` are shown, others forgotten.
     pub fn set_list(&self, list: ListStatus, order: Vec<EntryName>, refused: Vec<EntryStatus>) {
         let mut inner = self.lock();
-        inner.entries.retain(|name, _| order.contains(name));
+        let named: HashSet<_> = order.iter().collect();
+        inner.entries.retain(|name, _| named.contains(name));
+        inner.taps.retain(|name, _| named.contains(name));
         (inner.list, inner.order, inner.refused, inner.ready) = (list, order, refused, true);
     }
 

@@ -1,15 +1,18 @@
 //! What operators do with a running agent and with a fleet.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 use weir_tests::etcd::Etcd;
 use weir_tests::guests;
 use weir_tests::http;
 use weir_tests::kafka::Kafka;
+use weir_tests::mock::MockKafka;
 use weir_tests::topic::Record;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::Weir;
 
-use crate::{LONG, host, put_list, steered};
+use crate::{LONG, host, put_list, steered, unconnected};
 
 #[test]
 fn a_line_in_quarantine_is_looked_at_replayed_and_removed() {
@@ -95,4 +98,41 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     let gone = |after: &Value| after[0]["status"].is_null() && after[0]["seen"]["when"].is_string();
     eventually(SOON, "the agent to be gone", || fleet(&weir), gone);
     assert!(weir.weir(&["fleet", "host", "--label", "role=web"]).ok().contains("gone"));
+}
+
+#[test]
+fn lines_are_seen_as_they_pass_their_filter_and_steer_no_terminal() {
+    let kafka = MockKafka::new();
+    let _topic = kafka.topic("tapped", 1);
+    let mut weir = unconnected().kafka(&kafka.brokers());
+    let wasm = weir.file("drop_debug.wasm");
+    std::fs::write(&wasm, guests::bytes("drop_debug")).expect("write a module");
+    let log = weir.log("app.log");
+    weir.list(&json!([{"name": "my app", "path": log, "topic": "tapped", "start_at": "beginning",
+        "filter": wasm}]));
+    weir.start();
+    let unknown = weir.weir(&["tap", "other"]);
+    assert!(unknown.code() == 1 && unknown.stderr.contains("no entry \"other\" runs; there are: my app"), "{unknown:?}");
+    let tap = |args: &[&str]| {
+        std::thread::scope(|scope| {
+            let tap = scope.spawn(|| weir.weir(&[&["tap", "my app", "-n", "40"], args].concat()));
+            let mut lines = std::fs::OpenOptions::new().append(true).create(true).open(&log).expect("the log");
+            // Until it has seen enough: when it begins to look cannot be told from outside.
+            let write = || {
+                lines.write_all("INFO \x1b[2J\nDEBUG it\n".repeat(5).as_bytes()).expect("write");
+                tap.is_finished()
+            };
+            eventually(SOON, "lines to be seen", write, |seen| *seen);
+            tap.join().expect("the command").ok()
+        })
+    };
+    let shown = tap(&[]);
+    assert!(shown.starts_with(&format!("== {}\n", log.display())), "{shown}");
+    assert!(shown.contains("\n  INFO \\u{1b}[2J\n- DEBUG it\n  INFO"), "{shown}");
+    assert!(!shown.contains('\x1b'), "{shown}");
+    let dropped = tap(&["--dropped", "--json"]);
+    let first: Value = serde_json::from_str(dropped.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&first["verdict"], &first["before"]), (&json!("dropped"), &json!("DEBUG it")), "{first}");
+    assert_eq!(dropped.matches("\"dropped\"").count(), 40, "{dropped}");
+    assert!(weir.stop().success());
 }

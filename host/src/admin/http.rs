@@ -16,6 +16,7 @@ use axum::{Json, Router};
 
 use super::metrics::{MEDIA_TYPE, Metrics};
 use super::quarantine::{self, Access};
+use super::tap;
 use crate::status::{Board, Status};
 
 /// Where the status stands, over the network and on the socket.
@@ -44,7 +45,7 @@ pub(super) fn network(board: &Board, address: SocketAddr) -> Router {
 
 /// Everything, for whoever may open the socket.
 pub(super) fn local(board: &Board, quarantine: Option<Access>) -> Router {
-    let shown = shown(board);
+    let shown = shown(board).merge(tap::routes(board.clone()));
     match quarantine {
         Some(access) => shown.merge(quarantine::routes(access)),
         None => shown,

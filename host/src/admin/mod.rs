@@ -1,7 +1,7 @@
 //! Shows what the agent says about itself: `/metrics`, health, status and a page over HTTP, the
 //! status over a Unix socket.
 //!
-//! In: a [`Board`]. Out: answers to GET, and on the socket what `weir quarantine` asks for. Absent by
+//! In: a [`Board`]. Out: answers to GET, and on the socket what `weir quarantine` and `tap` ask for. Absent by
 //! design: over the network, changes of anything and line content; error texts of modules in `/metrics`;
 //! other hosts' agents.
 //!
@@ -28,6 +28,7 @@ mod http;
 mod metrics;
 pub mod quarantine;
 mod socket;
+pub mod tap;
 
 pub use socket::fetch_status;
 
@@ -199,15 +200,15 @@ mod tests {
     }
 
     /// An admin that runs until it is stopped.
-    struct Running {
+    pub(super) struct Running {
         address: SocketAddr,
-        socket: PathBuf,
+        pub(super) socket: PathBuf,
         stop: oneshot::Sender<()>,
         task: JoinHandle<()>,
     }
 
     impl Running {
-        async fn start(dir: &TempDir, board: Board) -> Self {
+        pub(super) async fn start(dir: &TempDir, board: Board) -> Self {
             Self::listen(dir, "127.0.0.1:0", board).await
         }
 
@@ -221,7 +222,7 @@ mod tests {
             Self { address, socket, stop, task }
         }
 
-        async fn stop(self) {
+        pub(super) async fn stop(self) {
             self.stop.send(()).unwrap();
             self.task.await.unwrap();
         }
@@ -236,7 +237,7 @@ mod tests {
             (head.to_string(), body.to_string())
         }
 
-        async fn get(&self, path: &str) -> (String, String) {
+        pub(super) async fn get(&self, path: &str) -> (String, String) {
             self.send(&request("GET", path, "localhost")).await
         }
     }

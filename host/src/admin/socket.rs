@@ -133,6 +133,53 @@ pub(super) async fn ask(
         .map_err(|error| AdminError::Answer { path: socket.to_path_buf(), cause: error.to_string() })
 }
 
+/// Asks the agent that listens on `socket` for a stream of lines, and hands each to `take` until that says
+/// `false` or the agent ends it.
+pub(super) async fn follow(
+    socket: &Path,
+    path: &str,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> Result<(), AdminError> {
+    let silent = |source| AdminError::Silent { path: socket.to_path_buf(), source };
+    let stream = UnixStream::connect(socket).await.map_err(silent)?;
+    let told = tell_lines(stream, path, &mut take).await;
+    told.map_err(|error| AdminError::Answer { path: socket.to_path_buf(), cause: error.to_string() })
+}
+
+async fn tell_lines(
+    stream: UnixStream,
+    path: &str,
+    take: &mut impl FnMut(&[u8]) -> bool,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header(header::HOST, "localhost").body(Full::<Bytes>::default())?;
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let said = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+            return Err(String::from_utf8_lossy(&said).trim_end().into());
+        }
+        let mut waiting = Vec::new();
+        while let Some(frame) = body.frame().await {
+            waiting.extend_from_slice(&frame?.into_data().unwrap_or_default());
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                if !take(&line[..end]) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok::<(), Box<dyn Error + Send + Sync>>(())
+    };
+    tokio::select! {
+        answer = answer => answer,
+        // It serves the answer, and ends first only where there is none.
+        ended = connection => Err(ended.err().map_or_else(|| "it hung up".into(), Into::into)),
+    }
+}
+
 /// One request on a connection of its own.
 async fn exchange(
     stream: UnixStream,

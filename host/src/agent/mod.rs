@@ -421,6 +421,7 @@ impl Agent {
             sink: shared.sink.clone(),
             watcher: shared.watcher.clone(),
             slot: shared.board.entry(&entry.name, report),
+            tap: shared.board.tap(&entry.name),
             held_limits: shared.held_limits,
             once: shared.mode.once,
         };

@@ -15,6 +15,7 @@ pub mod module;
 pub mod quarantine;
 pub mod run;
 pub mod status;
+pub mod tap;
 mod visible;
 mod words;
 
@@ -88,6 +89,8 @@ pub enum Command {
     Module(module::ModuleCommand),
     /// Is everything delivered? Entries, files, lag, modules, problems of this host's agent
     Status(status::StatusArgs),
+    /// The lines of an entry as they pass its filter: before and after, live, sampled under load
+    Tap(tap::TapArgs),
     /// Every agent on this etcd: version, applied revision, troubled entries, last seen
     Fleet(fleet::FleetArgs),
     /// Lines set aside on this host: look at them, send them again, remove them
@@ -109,6 +112,7 @@ impl Cli {
             Command::List(command) => list::run(&common, command),
             Command::Module(command) => module::run(&common, command),
             Command::Status(args) => status::run(&common, args),
+            Command::Tap(args) => tap::run(&common, args),
             Command::Fleet(args) => fleet::run(&common, args),
             Command::Quarantine(command) => quarantine::run(&common, command),
             Command::Compile(args) => crate::filter::compile::run(args),

@@ -76,6 +76,7 @@ impl Pipeline {
             sorted = sort(lines, outcome.as_ref(), &on_error);
             whole = false;
         }
+        self.show(piece, &chunk, lines, outcome.as_ref(), &on_error, now);
         if let Some(outcome) = outcome {
             chunk.written = outcome.bytes;
         }

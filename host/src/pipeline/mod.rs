@@ -24,6 +24,7 @@ use crate::source::lines::Lines;
 use crate::source::watch::{Subscription, Watcher};
 use crate::source::{HeldLimits, Piece, Source};
 use crate::status::{EntryReport, Figures, FilterStatus};
+use crate::tap::Tap;
 use crate::telemetry::Seldom;
 
 mod filtering;
@@ -31,6 +32,7 @@ mod recovery;
 mod replay;
 mod report;
 mod sorting;
+mod tapping;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +98,8 @@ pub struct Setup {
     pub watcher: Watcher,
     /// Where its report stands.
     pub slot: Arc<Mutex<EntryReport>>,
+    /// Who looks at its lines.
+    pub tap: Arc<Tap>,
     /// What files without a name may pin.
     pub held_limits: HeldLimits,
     /// Stop at the end of the files.
@@ -167,6 +171,7 @@ pub struct Pipeline {
     figures: Figures,
     base_counts: BTreeMap<String, u64>,
     slot: Arc<Mutex<EntryReport>>,
+    tap: Arc<Tap>,
     told: Told,
     report_due: Instant,
     /// Something happened since.
@@ -269,6 +274,7 @@ impl Pipeline {
             sink,
             watcher,
             slot,
+            tap,
             held_limits,
             once,
         } = setup;
@@ -322,6 +328,7 @@ impl Pipeline {
             figures,
             told: Told::default(),
             slot,
+            tap,
             report_due: now + REPORT_INTERVAL,
             stale: true,
             woken: false,

@@ -249,6 +249,7 @@ impl Rig {
             sink: Arc::new(FakeSink(self.broker.clone())),
             watcher: Watcher::start(),
             slot: self.slot.clone(),
+            tap: Arc::default(),
             held_limits: HeldLimits { age: DEADLINE, bytes: MIB },
             once: self.once,
         };
