@@ -70,6 +70,9 @@ pub struct EntryStatus {
     pub lag_bytes: u64,
     /// Age of the oldest read line that is not finished, or since when unread bytes wait; seconds.
     pub lag_seconds: f64,
+    /// Bytes cut into lines.
+    #[serde(default)]
+    pub bytes_read: u64,
     /// The sums.
     pub lines: Lines,
     /// Its filter, where it has one.

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod list;
 pub mod module;
 pub mod quarantine;
+mod rates;
 pub mod run;
 pub mod status;
 pub mod tap;

@@ -39,6 +39,7 @@ impl Pipeline {
             files: self.source.files(),
             lag_bytes,
             lag_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
+            bytes_read: self.figures.bytes_read,
             lines: self.counts,
             filter: self.filter_status(),
         };

@@ -1,14 +1,16 @@
 //! `weir status`: is everything delivered?
 //!
-//! In: the status of this host's agent, asked for on its socket. Out: one screen, or JSON.
+//! In: the status of this host's agent, asked for on its socket. Out: one screen, for which it looks twice to
+//! tell rates, or JSON of one look.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 
+use super::rates::rates;
 use super::{Common, visible};
 use crate::{admin, config};
 
@@ -21,10 +23,17 @@ const SOCKET: &str = "/run/weir/weir.sock";
 pub(super) const NO_ANSWER: &str =
     "no answer (is `weir run` running, with the same --config, and is this user root or its own?)";
 
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It looks twice, a second apart, for rates and the time left. `for` is the age of the oldest line that was read
+and is not finished, or since when unread bytes wait; `aside` is lines in quarantine since the agent started.
+docs/operating.md has the states and the JSON.")]
 pub struct StatusArgs {
-    /// Print it for programs
+    /// Print one look for programs
     #[arg(long)]
     pub json: bool,
 }
@@ -33,12 +42,16 @@ pub struct StatusArgs {
 pub fn run(common: &Common, args: StatusArgs) -> anyhow::Result<ExitCode> {
     let socket = socket(common)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(admin::fetch_status(&socket)).context(NO_ANSWER)?;
+    let look = || runtime.block_on(admin::fetch_status(&socket)).context(NO_ANSWER);
+    let (before, begun) = (look()?, Instant::now());
     let shown = if args.json {
-        serde_json::to_string_pretty(&status)? + "\n"
+        serde_json::to_string_pretty(&before)? + "\n"
     } else {
+        std::thread::sleep(LOOK_AGAIN);
+        let status = look()?;
+        let rates = rates(&before, &status, begun.elapsed().as_secs_f64());
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
-        text::render(&status, now, visible::colours())
+        text::render(&status, &rates, now, visible::colours())
     };
     match io::stdout().lock().write_all(shown.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing the status"),

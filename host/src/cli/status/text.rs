@@ -3,8 +3,10 @@
 //! Everything that comes from lists and file names has its control characters made visible, so
 //! that none of it can steer the terminal.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
+use crate::cli::rates::{self, Rate};
 use crate::cli::visible::plain;
 use crate::cli::words::{bytes, count, cut, number, seconds};
 use crate::control::ListState;
@@ -12,12 +14,12 @@ use crate::model::Problem;
 use crate::status::{EntryState, EntryStatus, FilterState, Status};
 
 /// The whole screen; `now` is in seconds since 1970.
-pub(super) fn render(status: &Status, now: u64, colours: bool) -> String {
+pub(super) fn render(status: &Status, rates: &HashMap<String, Rate>, now: u64, colours: bool) -> String {
     let worst = status.entries.iter().map(|entry| entry.state).max_by_key(|state| severity(*state));
     let mut screen = paint(&sentence(status), worst, colours) + "\n";
     if !status.entries.is_empty() {
         screen += "\n";
-        screen += &table(&status.entries, colours);
+        screen += &table(&status.entries, rates, colours);
     }
     let problems = problems(status);
     if !problems.is_empty() {
@@ -34,7 +36,7 @@ pub(super) fn render(status: &Status, now: u64, colours: bool) -> String {
 }
 
 /// Whether everything is delivered, and if not, what stands in the way.
-fn sentence(status: &Status) -> String {
+pub(in crate::cli) fn sentence(status: &Status) -> String {
     let agent = plain(&status.agent.name);
     if status.entries.is_empty() {
         let why = if status.list.source.is_empty() { "no list was read yet" } else { "the list is empty" };
@@ -82,40 +84,45 @@ fn trouble(entries: &[EntryStatus]) -> String {
 }
 
 /// A row an entry, aligned; numbers to the right.
-fn table(entries: &[EntryStatus], colours: bool) -> String {
-    let head = ["entry", "state", "lag", "for", "delivered", "filter"].map(String::from);
-    let rows: Vec<_> = std::iter::once(head).chain(entries.iter().map(row)).collect();
+fn table(entries: &[EntryStatus], rates: &HashMap<String, Rate>, colours: bool) -> String {
+    let head = ["entry", "state", "files", "lag", "for", "lines/s", "delivered", "aside", "filter"];
+    let rows = entries.iter().map(|entry| row(entry, rates.get(&entry.name)));
+    let rows: Vec<_> = std::iter::once(head.map(String::from)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
+    let widths: [usize; 9] = std::array::from_fn(width);
     let states = std::iter::once(None).chain(entries.iter().map(|entry| Some(entry.state)));
     let mut table = String::new();
     for (row, state) in rows.iter().zip(states) {
-        let [name, word, lag, age, delivered, filter] = row;
+        let [name, word, numbers @ .., filter] = row;
         let word = paint(&format!("{word:<0$}", widths[1]), state, colours);
-        let line = format!(
-            "  {name:<0$}  {word}  {lag:>1$}  {age:>2$}  {delivered:>3$}  {filter}",
-            widths[0], widths[2], widths[3], widths[4]
-        );
+        let mut line = format!("  {name:<0$}  {word}", widths[0]);
+        for (number, width) in numbers.iter().zip(&widths[2..]) {
+            let _ = write!(line, "  {number:>width$}");
+        }
+        let _ = write!(line, "  {filter}");
         table += line.trim_end();
         table += "\n";
     }
     table
 }
 
-fn row(entry: &EntryStatus) -> [String; 6] {
+fn row(entry: &EntryStatus, rate: Option<&Rate>) -> [String; 9] {
     let age = if entry.lag_bytes > 0 { seconds(entry.lag_seconds) } else { String::new() };
     [
         cut(&plain(&entry.name)),
-        word(entry.state).into(),
+        rates::state(entry, rate),
+        number(entry.files),
         bytes(entry.lag_bytes),
         age,
+        rate.map_or_else(String::new, |rate| number(rate.lines.round() as u64)),
         number(entry.lines.delivered),
+        number(entry.lines.quarantined),
         filter(entry),
     ]
 }
 
 /// The module, what runs of it, and whether that is what is wanted.
-fn filter(entry: &EntryStatus) -> String {
+pub(in crate::cli) fn filter(entry: &EntryStatus) -> String {
     let Some(filter) = &entry.filter else { return String::new() };
     let digest: String = filter.digest.trim_start_matches("sha256:").chars().take(12).collect();
     let digest = plain(&digest);
@@ -129,7 +136,7 @@ fn filter(entry: &EntryStatus) -> String {
 }
 
 /// What the list says, then what entries and filters say that the list does not.
-fn problems(status: &Status) -> Vec<Problem> {
+pub(in crate::cli) fn problems(status: &Status) -> Vec<Problem> {
     let said = &status.list.problems;
     let mut problems = said.clone();
     let mut add = |place: String, cause: &str| {
@@ -176,7 +183,7 @@ pub(in crate::cli) fn word(state: EntryState) -> &'static str {
 }
 
 /// A state in a sentence.
-fn words(state: EntryState) -> &'static str {
+pub(in crate::cli) fn words(state: EntryState) -> &'static str {
     if state == EntryState::CatchingUp { "catching up" } else { word(state) }
 }
 
@@ -213,6 +220,11 @@ mod tests {
     use crate::model::Lines;
     use crate::status::{AgentStatus, FilterStatus, ListStatus};
 
+    /// Without rates, as in a first look.
+    fn render(status: &Status, now: u64, colours: bool) -> String {
+        super::render(status, &HashMap::new(), now, colours)
+    }
+
     fn entry(name: &str, state: EntryState, cause: &str) -> EntryStatus {
         EntryStatus {
             name: name.into(),
@@ -245,15 +257,16 @@ mod tests {
         let expected = "\
 web1: everything is delivered: 3 entries, 12 files, 4,812,345 lines
 
-  entry  state      lag  for  delivered  filter
-  nginx  following  0 B       1,604,115
-  app    following  0 B       1,604,115
-  audit  following  0 B       1,604,115
+  entry  state      files  lag  for  lines/s  delivered  aside  filter
+  nginx  following      4  0 B         1,200  1,604,115      0
+  app    following      4  0 B                1,604,115      0
+  audit  following      4  0 B                1,604,115      0
 
 list: etcd /weir/web1/collect, revision 42
 weir 0.1.0, up 3 h 25 min
 ";
-        assert_eq!(render(&status, 13_345, false), expected);
+        let rates = [("nginx".to_string(), Rate { lines: 1200.4, ..Rate::default() })].into();
+        assert_eq!(super::render(&status, &rates, 13_345, false), expected);
     }
 
     #[test]
@@ -278,10 +291,10 @@ weir 0.1.0, up 3 h 25 min
         let expected = "\
 web1: 1 of 3 entries follow; app is stalled: topic app does not exist; 1 more below; 3.4 MiB wait
 
-  entry  state          lag         for  delivered  filter
-  nginx  following      0 B              1,604,115
-  batch  waiting        0 B              1,604,115
-  app    stalled    3.4 MiB  3 min 12 s          0  redact: failed, 3f2a9c01b2cd runs on
+  entry  state      files      lag         for  lines/s  delivered  aside  filter
+  nginx  following      4      0 B                       1,604,115      0
+  batch  waiting        4      0 B                       1,604,115      0
+  app    stalled        4  3.4 MiB  3 min 12 s                   0      0  redact: failed, 3f2a9c01b2cd runs on
 
 problems
   entry app: topic app does not exist
@@ -330,7 +343,7 @@ weir 0.1.0, up 0.0 s
             entry("db", EntryState::Refused, ""),
         ]);
         let coloured = render(&status, 0, true);
-        for part in ["\x1b[32mfollowing  \x1b[0m", "\x1b[33mcatching-up\x1b[0m", "\x1b[31mrefused    \x1b[0m"]
+        for part in ["\x1b[32mfollowing  \x1b[0m", "\x1b[33mcatching up\x1b[0m", "\x1b[31mrefused    \x1b[0m"]
         {
             assert!(coloured.contains(part), "{coloured}");
         }
