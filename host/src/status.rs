@@ -79,6 +79,34 @@ pub struct EntryStatus {
     pub filter: Option<FilterStatus>,
 }
 
+/// The files of one entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// How many there are.
+    pub total: u64,
+    /// Those that lag most, in that order.
+    pub files: Vec<FileStatus>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStatus {
+    /// Its name, or the last that it had.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes read, from the beginning.
+    pub read_to: u64,
+    /// Bytes not finished; an unfinished last line is not counted.
+    pub lag_bytes: u64,
+    /// Whether a descriptor is held on it.
+    pub open: bool,
+    /// It was renamed or deleted, and is read to its end.
+    pub moved: bool,
+    /// Why it cannot be read; empty where it can.
+    pub cause: String,
+}
+
 /// The state of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -14,6 +14,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 
+use super::files::{self, AskFiles};
 use super::metrics::{MEDIA_TYPE, Metrics};
 use super::quarantine::{self, Access};
 use super::tap;
@@ -44,12 +45,9 @@ pub(super) fn network(board: &Board, address: SocketAddr) -> Router {
 }
 
 /// Everything, for whoever may open the socket.
-pub(super) fn local(board: &Board, quarantine: Option<Access>) -> Router {
-    let shown = shown(board).merge(tap::routes(board.clone()));
-    match quarantine {
-        Some(access) => shown.merge(quarantine::routes(access)),
-        None => shown,
-    }
+pub(super) fn local(board: &Board, quarantine: Option<Access>, files: Option<AskFiles>) -> Router {
+    let further = [quarantine.map(quarantine::routes), files.map(files::routes)].into_iter().flatten();
+    further.fold(shown(board).merge(tap::routes(board.clone())), Router::merge)
 }
 
 /// What anybody may see.

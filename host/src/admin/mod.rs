@@ -20,10 +20,12 @@ use crate::config::AdminSettings;
 use crate::state::is_disk_failure;
 use crate::status::Board;
 use bounded::Bounded;
+use files::AskFiles;
 use quarantine::Access;
 use socket::Socket;
 
 mod bounded;
+pub mod files;
 mod http;
 mod metrics;
 pub mod quarantine;
@@ -93,6 +95,7 @@ pub struct Admin {
     socket: Option<Socket>,
     board: Board,
     quarantine: Option<Access>,
+    files: Option<AskFiles>,
 }
 
 impl Admin {
@@ -108,12 +111,18 @@ impl Admin {
             }
             bound => Some(bound?),
         };
-        Ok(Self { tcp, address, socket, board, quarantine: None })
+        Ok(Self { tcp, address, socket, board, quarantine: None, files: None })
     }
 
     /// Lets commands at the quarantine, over the socket alone.
     pub fn with_quarantine(mut self, access: Access) -> Self {
         self.quarantine = Some(access);
+        self
+    }
+
+    /// Lets commands ask for the files of an entry, over the socket alone.
+    pub fn with_files(mut self, agent: AskFiles) -> Self {
+        self.files = Some(agent);
         self
     }
 
@@ -125,7 +134,7 @@ impl Admin {
     /// Answers until `stop` is done, then closes both listeners and removes the socket. Whoever
     /// still waits for an answer then has a second.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send) {
-        let Self { tcp, address, socket, board, quarantine } = self;
+        let Self { tcp, address, socket, board, quarantine, files } = self;
         let (stopping, stopped) = watch::channel(());
         let until_stopped = |mut stopped: watch::Receiver<()>| async move {
             // The sender says nothing: it is dropped.
@@ -136,7 +145,7 @@ impl Admin {
         let local = async {
             let Some(socket) = socket else { return Ok(()) };
             let (unix, _name) = socket.split();
-            axum::serve(Bounded::new(unix, socket::is_own), http::local(&board, quarantine))
+            axum::serve(Bounded::new(unix, socket::is_own), http::local(&board, quarantine, files))
                 .with_graceful_shutdown(until_stopped(stopped))
                 .await
         };

@@ -4,6 +4,7 @@
 //! is gone. On the socket alone: the content of lines goes nowhere else.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +17,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use hyper::body::{Bytes, Frame};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use tokio::sync::mpsc;
 
 use super::AdminError;
@@ -115,7 +115,7 @@ pub async fn follow_tap(
 }
 
 /// As it stands in a query.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     let encode = |byte: u8| if plain(byte) { char::from(byte).into() } else { format!("%{byte:02X}") };
     text.bytes().map(encode).collect()

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::admin::files::{AskFiles, FilesAsked};
 use crate::admin::quarantine::Access;
 use crate::admin::{Admin, AdminError};
 use crate::budget::Budget;
@@ -132,6 +133,7 @@ struct Parts {
     kafka: Option<Arc<KafkaSink>>,
     admin: Option<Admin>,
     replays: mpsc::Receiver<Replay>,
+    questions: mpsc::Receiver<FilesAsked>,
 }
 
 /// Runs until `stop`, or with [`Mode::once`] until all files are read and acknowledged.
@@ -162,7 +164,7 @@ pub async fn run(
     let announcing = (!mode.stdout).then(|| {
         tokio::spawn(control::announce::run(board.clone(), settings.clone(), until(stopping.clone())))
     });
-    let Parts { state, kafka, admin, replays } = parts;
+    let Parts { state, kafka, admin, replays, questions } = parts;
     if let Some(admin) = admin {
         info!(listen = %admin.address(), "metrics, health and status");
         tasks.spawn(admin.serve(until(stopping)));
@@ -180,7 +182,7 @@ pub async fn run(
         finished,
     };
     let drain = settings.agent.drain;
-    let mut finished = agent.run(wanted, ending, replays, stop, drain).await;
+    let mut finished = agent.run(wanted, ending, (replays, questions), stop, drain).await;
     checkpoints.stop();
     finished.saved = tokio::task::spawn_blocking(move || writer.join().is_ok() && checkpoints.flush())
         .await
@@ -219,10 +221,12 @@ async fn prepare(
         Some(kafka) => kafka.clone(),
         None => Arc::new(StdoutSink::new()),
     };
+    let (ask_files, questions) = AskFiles::new();
     let (admin, replays) = match &quarantine {
         Some(quarantine) => {
             let (access, replays) = Access::new(quarantine.clone());
-            (Some(Admin::bind(&settings.admin, board.clone()).await?.with_quarantine(access)), replays)
+            let admin = Admin::bind(&settings.admin, board.clone()).await?;
+            (Some(admin.with_quarantine(access).with_files(ask_files)), replays)
         }
         None => (None, mpsc::channel(1).1),
     };
@@ -253,7 +257,7 @@ async fn prepare(
         },
         mode,
     };
-    Ok((shared, Parts { state, kafka, admin, replays }, filters, cache))
+    Ok((shared, Parts { state, kafka, admin, replays, questions }, filters, cache))
 }
 
 impl Agent {
@@ -261,7 +265,7 @@ impl Agent {
         mut self,
         mut wanted: watch::Receiver<Option<Wanted>>,
         mut ending: mpsc::UnboundedReceiver<EntryName>,
-        mut replays: mpsc::Receiver<Replay>,
+        (mut replays, mut questions): (mpsc::Receiver<Replay>, mpsc::Receiver<FilesAsked>),
         stop: impl Future<Output = ()>,
         drain: Duration,
     ) -> Finished {
@@ -279,6 +283,7 @@ impl Agent {
                 }
                 Some(name) = ending.recv() => self.pipeline_ended(&name).await,
                 Some(replay) = replays.recv() => self.replay(replay),
+                Some(asked) = questions.recv() => self.ask_for_files(asked),
                 prepared = self.filters.next() => self.filter_prepared(prepared),
                 () = tokio::time::sleep_until(restart.into()) => self.converge(),
                 () = self.supervisor.beat() => {}
@@ -484,6 +489,15 @@ impl Agent {
                     format!("no entry {} runs; add it to the list, or remove the line", replay.item.entry);
                 (replay.answer)(Replayed::Kept(cause));
             }
+        }
+    }
+
+    /// Where no such entry runs, the question is dropped, which is an answer.
+    fn ask_for_files(&self, FilesAsked { entry, answer }: FilesAsked) {
+        if let Some(running) = self.running.get(&entry) {
+            // Whoever asked may have gone.
+            let answer = Box::new(move |files| drop(answer.send(files)));
+            let _ = running.inbox.send(Message::Files(answer));
         }
     }
 

@@ -17,6 +17,7 @@ mod rates;
 pub mod run;
 pub mod status;
 pub mod tap;
+pub mod top;
 mod visible;
 mod words;
 
@@ -90,6 +91,8 @@ pub enum Command {
     Module(module::ModuleCommand),
     /// Is everything delivered? Entries, files, lag, modules, problems of this host's agent
     Status(status::StatusArgs),
+    /// The status, live, in the terminal
+    Top(top::TopArgs),
     /// The lines of an entry as they pass its filter: before and after, live, sampled under load
     Tap(tap::TapArgs),
     /// Every agent on this etcd: version, applied revision, troubled entries, last seen
@@ -113,6 +116,7 @@ impl Cli {
             Command::List(command) => list::run(&common, command),
             Command::Module(command) => module::run(&common, command),
             Command::Status(args) => status::run(&common, args),
+            Command::Top(args) => top::run(&common, args),
             Command::Tap(args) => tap::run(&common, args),
             Command::Fleet(args) => fleet::run(&common, args),
             Command::Quarantine(command) => quarantine::run(&common, command),

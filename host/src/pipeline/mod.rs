@@ -23,7 +23,7 @@ use crate::source::checkpoint::Checkpoints;
 use crate::source::lines::Lines;
 use crate::source::watch::{Subscription, Watcher};
 use crate::source::{HeldLimits, Piece, Source};
-use crate::status::{EntryReport, Figures, FilterStatus};
+use crate::status::{EntryReport, Figures, Files, FilterStatus};
 use crate::tap::Tap;
 use crate::telemetry::Seldom;
 
@@ -58,6 +58,9 @@ const REPORT_PART: u32 = 20;
 
 /// But no longer than this.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// Files in one answer, those that lag most.
+const FILES_SHOWN: usize = 1000;
 
 /// Messages handled before the pipeline reads again.
 const INBOX_BATCH: usize = 64;
@@ -116,6 +119,8 @@ pub enum Message {
     Filter(Arc<Entry>, FilterChange),
     /// A line in quarantine is to be sent again.
     Replay(Replay),
+    /// Somebody asks for its files.
+    Files(Box<dyn FnOnce(Files) + Send>),
     /// Stop reading, and end when all is finished or at the deadline.
     Stop(Instant),
 }
@@ -388,6 +393,7 @@ impl Pipeline {
             Message::Wake => return self.woken = true,
             Message::Done(finished) => self.done(finished),
             Message::Replay(replay) => self.replay(replay),
+            Message::Files(answer) => return answer(self.source.list(FILES_SHOWN)),
             Message::Filter(entry, change) => self.change_filter(entry, change),
             Message::Stop(deadline) => self.stop = Some(deadline),
         }

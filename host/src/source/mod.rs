@@ -24,6 +24,7 @@ use self::tail::{Fate, Fill, Tail, is_gone};
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
 use crate::policy::{OpenError, Policy};
+use crate::status::{FileStatus, Files};
 use crate::telemetry::Seldom;
 
 pub mod checkpoint;
@@ -910,6 +911,23 @@ impl Source {
     /// Files that are followed, and others that are not finished.
     pub fn files(&self) -> u64 {
         self.tails.values().filter(|tail| tail.fate == Fate::Named || !tail.is_finished()).count() as u64
+    }
+
+    /// The same one by one, those that lag most first, and at most so many.
+    pub fn list(&self, most: usize) -> Files {
+        let shown = |tail: &&Tail| tail.fate == Fate::Named || !tail.is_finished();
+        let mut tails: Vec<_> = self.tails.values().filter(shown).collect();
+        tails.sort_by(|a, b| (b.lag(), &a.path).cmp(&(a.lag(), &b.path)));
+        let files = tails.iter().take(most).map(|tail| FileStatus {
+            path: tail.path.to_string_lossy().into_owned(),
+            size: tail.size(),
+            read_to: tail.read_to(),
+            lag_bytes: tail.lag(),
+            open: tail.is_open(),
+            moved: tail.fate != Fate::Named,
+            cause: tail.trouble.as_ref().map(|trouble| trouble.reason.clone()).unwrap_or_default(),
+        });
+        Files { total: tails.len() as u64, files: files.collect() }
     }
 
     /// Bytes that are not finished, and since when the oldest have been there.
