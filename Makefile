@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench memcheck fuzz lint guests setup-bench setup-build setup-lint setup-tools setup-test
+.PHONY: help demo test faults bench memcheck fuzz lint page guests setup-bench setup-build setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -60,6 +60,10 @@ fuzz: setup-build ## libFuzzer on input from strangers: make fuzz [TARGET=list|l
 		mkdir -p $(FUZZ)/corpus/$$target fuzz/artifacts/$$target && echo "fuzzing $$target" && \
 		$(BUILT)/debug/$$target $(FUZZ)/corpus/$$target fuzz/corpus/$$target -artifact_prefix=fuzz/artifacts/$$target/ \
 		-max_total_time=$(or $(SECONDS),60) -timeout=60 -print_final_stats=1 || exit 1; done
+
+page: guests ## The page in a real browser, with screenshots of it in target/page
+	@tests/setup.sh page
+	WEIR_PAGE_DIR=$(CURDIR)/target/page cargo test --package weir --test it -- --nocapture page::
 
 lint: setup-lint ## Format, clippy and documentation, warnings denied
 	cargo fmt --all --check

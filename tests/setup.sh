@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`), to test it
-# under valgrind (`memcheck`) or to measure it beside others (`bench`). Where nothing is missing it does
-# nothing and says nothing.
+# under valgrind (`memcheck`), to see its page in a browser (`page`) or to measure it beside others
+# (`bench`). Where nothing is missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
@@ -117,9 +117,10 @@ fi
 case "${1:-}" in
     build | lint) mapfile -t missing < <(packages_to_build) ;;
     test) mapfile -t missing < <(packages_to_build; packages_to_test) ;;
+    page) mapfile -t missing < <(packages_to_build; have chromium || echo chromium) ;;
     memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
     bench) mapfile -t missing < <(packages_to_build; packages_to_test; packages_to_bench) ;;
-    *) echo "usage: $0 build|lint|test|memcheck|bench" >&2; exit 2 ;;
+    *) echo "usage: $0 build|lint|test|page|memcheck|bench" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target

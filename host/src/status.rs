@@ -22,6 +22,9 @@ pub struct Status {
     pub list: ListStatus,
     /// Running entries in the order of the list, then refused ones.
     pub entries: Vec<EntryStatus>,
+    /// The lines set aside on this host; none where it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Room>,
 }
 
 /// Who speaks.
@@ -46,6 +49,15 @@ pub struct ListStatus {
     pub state: ListState,
     /// What somebody should mend.
     pub problems: Vec<Problem>,
+}
+
+/// What is taken of a limit. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// What is taken.
+    pub used: u64,
+    /// Of so much.
+    pub limit: u64,
 }
 
 /// One entry.
@@ -230,6 +242,8 @@ pub struct AgentFigures {
     pub state_errors: BTreeMap<&'static str, u64>,
     /// What somebody should mend; shown with those of the list.
     pub problems: Vec<Problem>,
+    /// The lines set aside on this host.
+    pub quarantine: Option<Room>,
 }
 
 /// Asks the rooms that know, whenever somebody looks.
@@ -336,9 +350,10 @@ impl Board {
     /// The status at this moment.
     pub fn status(&self) -> Status {
         let (agent, mut list, reports, refused) = self.parts();
-        list.problems.extend(self.figures().problems);
+        let AgentFigures { problems, quarantine, .. } = self.figures();
+        list.problems.extend(problems);
         let running = reports.into_iter().map(|report| report.status);
-        Status { agent, list, entries: running.chain(refused).collect() }
+        Status { agent, list, entries: running.chain(refused).collect(), quarantine }
     }
 
     /// The reports of the running entries at this moment.

@@ -13,6 +13,7 @@ mod filter;
 mod harness;
 mod lists;
 mod operate;
+mod page;
 mod rotation;
 mod secure;
 mod service;

@@ -55,13 +55,15 @@ enum Values {
     Module,
     /// A counter of the agent for each value of the label.
     Agent(&'static str, fn(&AgentFigures) -> Vec<(&str, u64)>),
+    /// A gauge of the agent.
+    AgentGauge(fn(&AgentFigures) -> u64),
     /// Of the agent.
     Revision,
     /// Of the agent.
     Build,
 }
 
-use Values::{Agent, Build, Counter, Counters, FilterSeconds, Gauge, Module, Revision};
+use Values::{Agent, AgentGauge, Build, Counter, Counters, FilterSeconds, Gauge, Module, Revision};
 
 /// All there are, in the order in which they are shown.
 const METRICS: &[Metric] = &[
@@ -199,6 +201,16 @@ const METRICS: &[Metric] = &[
         values: Agent("kind", |agent| from_zero(&STATE_ERRORS, &agent.state_errors)),
     },
     Metric {
+        name: "weir_quarantine_bytes",
+        help: "Bytes that lines set aside take on the disk; when `weir_quarantine_limit_bytes` is reached, entries hold",
+        values: AgentGauge(|agent| agent.quarantine.unwrap_or_default().used),
+    },
+    Metric {
+        name: "weir_quarantine_limit_bytes",
+        help: "Bytes that they may take: `[limits] quarantine`",
+        values: AgentGauge(|agent| agent.quarantine.unwrap_or_default().limit),
+    },
+    Metric {
         name: "weir_list_revision",
         help: "Revision of the collect list that is applied; of a file, the number of its change",
         values: Revision,
@@ -257,7 +269,7 @@ impl Metric {
     fn family(&self) -> (&'static str, MetricType) {
         let (suffix, kind) = match self.values {
             Counter(_) | Counters(..) | Agent(..) => ("_total", MetricType::Counter),
-            Gauge(_) | Revision => ("", MetricType::Gauge),
+            Gauge(_) | AgentGauge(_) | Revision => ("", MetricType::Gauge),
             FilterSeconds => ("", MetricType::Histogram),
             Module | Build => ("_info", MetricType::Info),
         };
@@ -280,6 +292,7 @@ impl Values {
                     family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)
                 });
             }
+            AgentGauge(value) => return family.encode_gauge(&value(agent)),
             Revision => return family.encode_gauge(&revision),
             Build => return family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]),
             _ => {}
@@ -312,7 +325,7 @@ impl Values {
                 ]),
                 _ => Ok(()),
             },
-            FilterSeconds | Agent(..) | Revision | Build => Ok(()),
+            FilterSeconds | Agent(..) | AgentGauge(_) | Revision | Build => Ok(()),
         }
     }
 }
@@ -336,7 +349,7 @@ pub(super) mod tests {
     use super::super::tests::{board, report};
     use super::*;
     use crate::model::{EntryName, Lines};
-    use crate::status::{FilterState, FilterStatus, ListStatus};
+    use crate::status::{FilterState, FilterStatus, ListStatus, Room};
 
     /// One sample line: name, labels, value.
     pub(in crate::admin) type Sample = (String, BTreeMap<String, String>, f64);
@@ -458,7 +471,8 @@ pub(super) mod tests {
         board.set_figures(|| AgentFigures {
             producer_rebuilds: [("fatal", 2)].into(),
             state_errors: [("write", 3)].into(),
-            problems: Vec::new(),
+            quarantine: Some(Room { used: 5, limit: 9 }),
+            ..AgentFigures::default()
         });
         board.count_breakdown(&EntryName("app".into()));
         board.count_breakdown(&EntryName("gone".into()));
@@ -468,6 +482,8 @@ pub(super) mod tests {
         assert_eq!(one("weir_producer_rebuilds_total", &[("cause", "orphans")]), Some(0.0));
         assert_eq!(one("weir_state_errors_total", &[("kind", "write")]), Some(3.0));
         assert_eq!(one("weir_rewinds_total", &[("entry", "app"), ("reason", "breakdown")]), Some(1.0));
+        assert_eq!(one("weir_quarantine_bytes", &[]), Some(5.0));
+        assert_eq!(one("weir_quarantine_limit_bytes", &[]), Some(9.0));
     }
 
     #[test]
@@ -579,7 +595,7 @@ pub(super) mod tests {
                 Counters(label, _) => vec!["entry", label],
                 Module => vec!["entry", "tag", "digest"],
                 Agent(label, _) => vec![label],
-                Revision => vec![],
+                AgentGauge(_) | Revision => vec![],
                 Build => vec!["version"],
             }
         }

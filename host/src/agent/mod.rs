@@ -32,7 +32,7 @@ use crate::source::HeldLimits;
 use crate::source::checkpoint::Checkpoints;
 use crate::source::watch::Watcher;
 use crate::state::{StateDir, StateError};
-use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus, Obstacle};
+use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus, Obstacle, Room};
 
 mod filters;
 mod supervisor;
@@ -235,11 +235,14 @@ async fn prepare(
     let filters = Filters::new(engine, cache.clone(), policy.clone(), settings.agent.name.clone());
     let checkpoints = Arc::new(checkpoints);
     board.set_figures({
-        let (checkpoints, kafka) = (checkpoints.clone(), kafka.clone());
+        let (checkpoints, kafka, quarantine) = (checkpoints.clone(), kafka.clone(), quarantine.clone());
         move || AgentFigures {
             producer_rebuilds: kafka.as_ref().map(|kafka| kafka.rebuilds()).unwrap_or_default(),
             state_errors: checkpoints.errors(),
             problems: checkpoints.problem().into_iter().collect(),
+            quarantine: quarantine.as_ref().and_then(|quarantine| {
+                Some(Room { used: quarantine.used().ok()?, limit: quarantine.limit() })
+            }),
         }
     });
     let shared = Shared {

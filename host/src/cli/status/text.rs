@@ -247,6 +247,7 @@ mod tests {
                 ..ListStatus::default()
             },
             entries,
+            quarantine: None,
         }
     }
 
