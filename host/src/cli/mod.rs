@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod fleet;
 pub mod list;
@@ -100,6 +101,11 @@ pub enum Command {
     /// Lines set aside on this host: look at them, send them again, remove them
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineCommand),
+    /// Print what makes a shell complete weir's commands and options
+    Completions(completions::CompletionsArgs),
+    /// Write the man pages; packages call this
+    #[command(hide = true)]
+    Man(completions::ManArgs),
     /// Compile a module; `weir` calls this itself, under limits
     #[command(hide = true)]
     Compile(crate::filter::compile::CompileArgs),
@@ -120,6 +126,8 @@ impl Cli {
             Command::Tap(args) => tap::run(&common, args),
             Command::Fleet(args) => fleet::run(&common, args),
             Command::Quarantine(command) => quarantine::run(&common, command),
+            Command::Completions(args) => completions::completions(&mut Self::command(), args),
+            Command::Man(args) => completions::man(Self::command(), args),
             Command::Compile(args) => crate::filter::compile::run(args),
         }
     }
