@@ -1,4 +1,4 @@
-//! What `docs/filters` shows is what the sources are and what the commands do.
+//! What `docs` and `conf` show is what the sources are and what the commands do.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -184,4 +184,54 @@ fn await_the_tag(weir: &Weir) {
     let applied =
         |entry: &Value| entry["filter"]["digest"] == digest && entry["filter"]["state"] == "applied";
     eventually(LONG, "the module of the tag", || weir.entry("shop"), applied);
+}
+
+/// The series of `/metrics` by name, as docs/metrics.md has them; a test of the agent compares that with the code.
+fn series() -> BTreeSet<String> {
+    let page = std::fs::read_to_string(workspace().join("docs/metrics.md")).expect("the metrics");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let series = rows.flat_map(|(name, rest)| {
+        let suffixes = if rest.starts_with("histogram") { &["_bucket", "_sum", "_count"][..] } else { &[""] };
+        suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
+    });
+    series.collect()
+}
+
+/// Words of `text` that begin as a metric of weir does.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("weir_")).map(String::from).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
+    let series = series();
+    assert!(series.contains("weir_filter_seconds_bucket") && series.len() > 20, "{series:?}");
+    let read =
+        |name: &str| std::fs::read_to_string(workspace().join("conf").join(name)).expect("a file of conf");
+    let dashboard: Value = serde_json::from_str(&read("dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+    let exprs: Vec<_> = targets.map(|target| target["expr"].as_str().expect("a query").to_owned()).collect();
+    assert!(exprs.len() > 20 && exprs.iter().all(|expr| !named(expr).is_empty()), "{exprs:?}");
+    let places: BTreeSet<_> = panels.iter().map(|panel| panel["gridPos"].to_string()).collect();
+    assert_eq!(places.len(), panels.len(), "no panel lies on another");
+    let variables = dashboard["templating"].to_string();
+    let alerts = read("alerts.yml");
+    for (file, text) in [("dashboard.json", exprs.concat() + &variables), ("alerts.yml", alerts.clone())] {
+        let strangers: Vec<_> = named(&text).into_iter().filter(|name| !series.contains(name)).collect();
+        assert!(strangers.is_empty(), "conf/{file} names metrics that there are not: {strangers:?}");
+    }
+    // Each alert says what to do.
+    assert_eq!(alerts.matches("- alert: ").count(), alerts.matches("          action: ").count());
+    promtool(&["check", "rules", "conf/alerts.yml"]);
+}
+
+/// Asks Prometheus itself, where it is installed (Debian: `prometheus`).
+fn promtool(args: &[&str]) {
+    let mut command = std::process::Command::new("promtool");
+    match command.args(args).current_dir(workspace()).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(_) => eprintln!("SKIPPED: promtool is not here; conf/alerts.yml was not checked by it"),
+    }
 }
