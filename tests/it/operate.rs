@@ -82,7 +82,9 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
     let read = |agents: &Value| agents[0]["status"]["revision"].as_i64().unwrap_or_default();
     eventually(SOON, "the agent to say what it runs", || fleet(&weir), |agents| read(agents) > 0);
     let shown = weir.weir(&["fleet", "host", "--label", "zone=eu", "--label", "role=web"]).ok();
-    assert!(shown.contains("  role=web zone=eu\n  bad: refused: the host's policy refuses it\n"), "{shown}");
+    for part in ["  role=web zone=eu\n", "\n  bad: refused: the host's policy refuses it\n"] {
+        assert!(shown.contains(part), "{shown}");
+    }
     let others = weir.weir(&["fleet", "--label", "role=db", "--label", "zone=eu"]).ok();
     assert!(others.starts_with("0 agents:"), "{others}");
     let revision = Etcd::shared().put(KEY, "[ ]").to_string();
@@ -112,11 +114,15 @@ fn lines_are_seen_as_they_pass_their_filter_and_steer_no_terminal() {
         "filter": wasm}]));
     weir.start();
     let unknown = weir.weir(&["tap", "other"]);
-    assert!(unknown.code() == 1 && unknown.stderr.contains("no entry \"other\" runs; there are: my app"), "{unknown:?}");
+    assert!(
+        unknown.code() == 1 && unknown.stderr.contains("no entry \"other\" runs; there are: my app"),
+        "{unknown:?}"
+    );
     let tap = |args: &[&str]| {
         std::thread::scope(|scope| {
-            let tap = scope.spawn(|| weir.weir(&[&["tap", "my app", "-n", "40"], args].concat()));
-            let mut lines = std::fs::OpenOptions::new().append(true).create(true).open(&log).expect("the log");
+            let tap = scope.spawn(|| weir.weir(&[&["tap", "my app", "-n", "40"][..], args].concat()));
+            let mut lines =
+                std::fs::OpenOptions::new().append(true).create(true).open(&log).expect("the log");
             // Until it has seen enough: when it begins to look cannot be told from outside.
             let write = || {
                 lines.write_all("INFO \x1b[2J\nDEBUG it\n".repeat(5).as_bytes()).expect("write");
@@ -135,4 +141,31 @@ fn lines_are_seen_as_they_pass_their_filter_and_steer_no_terminal() {
     assert_eq!((&first["verdict"], &first["before"]), (&json!("dropped"), &json!("DEBUG it")), "{first}");
     assert_eq!(dropped.matches("\"dropped\"").count(), 40, "{dropped}");
     assert!(weir.stop().success());
+}
+
+#[test]
+fn much_trouble_makes_a_short_log_that_says_what_to_do() {
+    let kafka = MockKafka::new();
+    let _topic = kafka.topic("trouble", 1);
+    let mut weir = unconnected().kafka(&kafka.brokers());
+    let wasm = weir.file("misbehave.wasm");
+    std::fs::write(&wasm, guests::bytes("guest_misbehave")).expect("write a module");
+    // A line in 200 fails: too few to hold, enough to fill a log that had one for each.
+    let lines = format!("{}bad\n", "good\n".repeat(199)).repeat(500);
+    std::fs::write(weir.log("app.log"), lines).expect("write a log");
+    let refused = (0..500).map(|n| json!({"name": format!("bad{n}"), "path": "/elsewhere", "topic": "t"}));
+    let app = json!({"name": "app", "path": weir.log("app.log"), "topic": "trouble", "start_at": "beginning",
+        "filter": {"module": wasm, "config": {"do": "trap"}}});
+    let absent =
+        json!({"name": "absent", "path": weir.log("b.log"), "topic": "trouble", "filter": "./absent.wasm"});
+    weir.list(&json!(refused.chain([app, absent]).collect::<Vec<_>>()));
+    weir.start();
+    let sums = weir.await_finished("app", 100_000, SOON);
+    assert_eq!(sums.quarantined, 500);
+    assert!(weir.stop().success());
+    let log = weir.stderr();
+    assert!(log.lines().count() < 100, "{} lines in the log:\n{log}", log.lines().count());
+    for advice in ["`weir status` names them all", "mend its module, tag or config", "roots"] {
+        assert!(log.contains(advice), "no {advice:?} in\n{log}");
+    }
 }

@@ -246,7 +246,8 @@ impl Loader {
 /// The old filter goes on; where there is none, the entry waits.
 fn refuse(entry: &Arc<Entry>, spec: &FilterSpec, applied: bool, why: Refusal, inbox: &Sender<Message>) {
     let Refusal { obstacle, cause } = why;
-    warn!(entry = %entry.name, module = %spec.module, cause, keeps_old = applied, "the filter cannot be used");
+    warn!(entry = %entry.name, module = %spec.module, cause, keeps_old = applied,
+        "the filter cannot be used; mend its module, tag or config, or take it back (`weir module rollback`)");
     let status = FilterStatus { cause, obstacle: Some(obstacle), ..status(spec, FilterState::Failed) };
     tell(inbox, entry, if applied { FilterChange::Keep(status) } else { FilterChange::WaitFor(status) });
 }

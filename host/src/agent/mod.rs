@@ -32,7 +32,9 @@ use crate::source::HeldLimits;
 use crate::source::checkpoint::Checkpoints;
 use crate::source::watch::Watcher;
 use crate::state::{StateDir, StateError};
-use crate::status::{AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus, Obstacle, Room};
+use crate::status::{
+    AgentFigures, Board, EntryReport, EntryState, EntryStatus, Figures, ListStatus, Obstacle, Room,
+};
 
 mod filters;
 mod supervisor;
@@ -42,6 +44,9 @@ use self::supervisor::Supervisor;
 
 /// Kept of the drain time for writing offsets and ending the producer.
 const ENDING: Duration = Duration::from_secs(1);
+
+/// Refused entries that the log names: whoever writes lists cannot fill it.
+const REFUSED_TOLD: usize = 10;
 
 /// How long an entry whose pipeline broke down waits before it is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
@@ -327,8 +332,11 @@ impl Agent {
                 }),
             }
         }
-        for refused in &refused {
+        for refused in refused.iter().take(REFUSED_TOLD) {
             warn!(entry = refused.name, problem = %refused.problem, "refused");
+        }
+        if let Some(more) = refused.len().checked_sub(REFUSED_TOLD).filter(|more| *more > 0) {
+            warn!(more, "further entries are refused; `weir status` names them all");
         }
         info!(
             source = wanted.source,

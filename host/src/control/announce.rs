@@ -117,7 +117,7 @@ async fn announce(
         }
         let cause = error.chain();
         if said.as_ref() != Some(&cause) {
-            tracing::warn!(%cause, "the status key cannot be written; trying again");
+            tracing::warn!(%cause, "the status key cannot be written; trying again, and `weir fleet` may show this agent as gone");
             said = Some(cause);
         }
         sleep(backoff.after_failure()).await;

@@ -67,7 +67,9 @@ impl Pipeline {
             None => self.set_aside(piece, &chunk, lines, &sorted, outcome.as_ref()),
         };
         if let Some((line, gate)) = held {
-            warn!(entry = %self.entry.name, path = %piece.path.display(), ?gate, "holds");
+            if let Gate::Hold(cause, _) = &gate {
+                warn!(entry = %self.entry.name, path = %piece.path.display(), cause, "holds before a line");
+            }
             self.gate = gate;
             self.source.cut_again(&chunk.read, line as usize, lines);
             if lines.used == 0 {

@@ -231,7 +231,7 @@ impl Pipeline {
         let lines = refused.len() as u64;
         if let Some(held_back) = self.told.refusals.tell(Instant::now()) {
             warn!(entry = %self.entry.name, %topic, lines, code = %first.code, held_back,
-                "lines are refused for good; they are set aside");
+                "lines are refused for good; they are set aside: `weir quarantine ls` shows them");
         }
         self.counts.quarantined += lines;
         self.counts.in_flight -= lines;

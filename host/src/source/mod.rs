@@ -234,7 +234,8 @@ impl Source {
         let found = self.pattern.scan(self.policy.rules().max_files);
         if found.too_many && !std::mem::replace(&mut self.too_many, found.too_many) {
             warn!(entry = %self.entry, limit = self.policy.rules().max_files,
-                "more files than the policy of this host allows; the rest is left alone");
+                "more files than the policy of this host allows; the rest is left alone: narrow the pattern, or raise \
+                [policy] max_files");
         }
         self.forget_troubles();
         let named = self.look_at(&found.files);
