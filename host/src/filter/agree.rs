@@ -1,14 +1,63 @@
 //! Each example does the same in WebAssembly and natively, so that what its author's `cargo test`
 //! says holds on the fleet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::select;
 use weir_guest::testing::{Fate, Run};
 
-use super::tests::{Bench, Lines};
-use super::{ErrorKind, Filter, Outcome};
+use super::tests::{Bench, Lines, guest};
+use super::{ErrorKind, Filter, FilterContext, Outcome};
+use crate::model::{EntryName, FILTER_MEMORY, FILTER_TIMEOUT, Topic};
+
+#[path = "../../../examples/cookbook/recipes/add_place.rs"]
+mod recipe_add_place;
+#[path = "../../../examples/cookbook/recipes/anonymize_ip.rs"]
+mod recipe_anonymize_ip;
+#[path = "../../../examples/cookbook/recipes/dedup.rs"]
+mod recipe_dedup;
+#[path = "../../../examples/cookbook/recipes/drop_by_level.rs"]
+mod recipe_drop_by_level;
+#[path = "../../../examples/cookbook/recipes/hash_field.rs"]
+mod recipe_hash_field;
+#[path = "../../../examples/cookbook/recipes/json_select.rs"]
+mod recipe_json_select;
+#[path = "../../../examples/cookbook/recipes/logfmt_to_json.rs"]
+mod recipe_logfmt_to_json;
+#[path = "../../../examples/cookbook/recipes/rate_limit.rs"]
+mod recipe_rate_limit;
+#[path = "../../../examples/cookbook/recipes/redact.rs"]
+mod recipe_redact;
+#[path = "../../../examples/cookbook/recipes/sample.rs"]
+mod recipe_sample;
+#[path = "../../../examples/cookbook/recipes/split.rs"]
+mod recipe_split;
+#[path = "../../../examples/cookbook/recipes/truncate.rs"]
+mod recipe_truncate;
+
+/// The examples that are crates, each with a config.
+const EXAMPLES: [(&str, &str, Natively); 3] = [
+    ("drop_debug", "", drop_debug::run_natively),
+    ("redact", r#"{"fields":["password"],"patterns":["[0-9]{4,}","a+"]}"#, redact::run_natively),
+    ("json_fields", r#"{"remove":["b"],"rename":{"a":"first"}}"#, json_fields::run_natively),
+];
+
+/// The recipes of the cookbook.
+const RECIPES: [(&str, &str, Natively); 12] = [
+    ("add_place", "", recipe_add_place::run_natively),
+    ("anonymize_ip", "", recipe_anonymize_ip::run_natively),
+    ("dedup", "", recipe_dedup::run_natively),
+    ("drop_by_level", r#""info""#, recipe_drop_by_level::run_natively),
+    ("hash_field", r#"{"fields":["a","level"],"key":"0123456789abcdef"}"#, recipe_hash_field::run_natively),
+    ("json_select", r#"["a","level"]"#, recipe_json_select::run_natively),
+    ("logfmt_to_json", "", recipe_logfmt_to_json::run_natively),
+    ("rate_limit", "3", recipe_rate_limit::run_natively),
+    ("redact", r#"["password=","a="]"#, recipe_redact::run_natively),
+    ("sample", r#"{"percent":50,"by":"a"}"#, recipe_sample::run_natively),
+    ("split", r#"";""#, recipe_split::run_natively),
+    ("truncate", "5", recipe_truncate::run_natively),
+];
 
 /// A filter, compiled for this machine: what it does to lines of one batch.
 type Natively = fn(&[u8], &[Vec<u8>]) -> Result<Run, String>;
@@ -55,19 +104,32 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
 }
 
-/// Holds `name` with `config` to what it does natively.
-fn agrees(name: &str, config: &str, natively: Natively) {
+/// Holds a module with `config` to what it does natively.
+fn agrees(name: &str, module: &[u8], config: &str, natively: Natively) {
     let bench = Bench::new();
+    let module = bench.load(module).unwrap();
     let lines = prop::collection::vec(line(), 1..20);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(CASES));
     let outcome = runner.run(&lines, |lines| {
-        let mut filter = bench.filter(name, config);
+        let mut filter = module.prepare(context(config)).unwrap();
         let found = fates(&mut filter, &lines);
         let Run { fates, counts, .. } = natively(config.as_bytes(), &lines).map_err(TestCaseError::fail)?;
         prop_assert_eq!((found, filter.counts()), (fates, counts));
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{name} {config}: {error}"));
+}
+
+/// What it is told natively, too.
+fn context(config: &str) -> FilterContext {
+    FilterContext {
+        entry: EntryName("test".into()),
+        topic: Topic::parse("test").unwrap(),
+        host: "test".into(),
+        config: config.into(),
+        timeout: FILTER_TIMEOUT,
+        memory: FILTER_MEMORY,
+    }
 }
 
 /// What the module makes of a batch. A line that it fails on is no fate.
@@ -92,35 +154,47 @@ fn fates(filter: &mut Filter, lines: &[Vec<u8>]) -> Vec<Fate> {
 }
 
 #[test]
-fn drop_debug_does_the_same_natively() {
-    agrees("drop_debug", "", drop_debug::run_natively);
+fn each_example_does_the_same_natively() {
+    for (name, config, natively) in EXAMPLES {
+        agrees(name, guest(name), config, natively);
+    }
 }
 
 #[test]
-fn redact_does_the_same_natively() {
-    agrees("redact", r#"{"fields":["password"],"patterns":["[0-9]{4,}","a+"]}"#, redact::run_natively);
+fn each_recipe_does_the_same_natively() {
+    for (name, config, natively) in RECIPES {
+        let module = std::fs::read(weir_tests::guests::recipe(name)).unwrap();
+        agrees(name, &module, config, natively);
+    }
 }
 
 #[test]
-fn json_fields_does_the_same_natively() {
-    agrees("json_fields", r#"{"remove":["b"],"rename":{"a":"first"}}"#, json_fields::run_natively);
+fn no_example_is_left_out() {
+    let names = |dir: &str| -> BTreeSet<String> {
+        let dir = weir_tests::workspace().join(dir).read_dir().unwrap().flatten();
+        let stems = dir.map(|file| file.path().file_stem().unwrap().to_string_lossy().into_owned());
+        stems.filter(|name| name != "cookbook").collect()
+    };
+    let held = |table: &[(&str, &str, Natively)]| table.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    assert_eq!(names("examples"), held(&EXAMPLES));
+    assert_eq!(names("examples/cookbook/recipes"), held(&RECIPES));
 }
 
 #[test]
 fn the_reference_filter_does_the_same_natively() {
-    agrees("conformance_rust", r#""é ""#, conformance_rust::run_natively);
+    agrees("conformance_rust", guest("conformance_rust"), r#""é ""#, conformance_rust::run_natively);
 }
 
 #[test]
 fn the_smallest_filter_has_less_than_20_kilobytes() {
-    let bytes = super::tests::guest("drop_debug").len();
+    let bytes = guest("drop_debug").len();
     assert!(bytes < 20_000, "{bytes} bytes");
 }
 
 #[test]
 fn two_that_differ_are_found_out() {
     let found = std::panic::catch_unwind(|| {
-        agrees("drop_debug", "", |_, lines| {
+        agrees("drop_debug", guest("drop_debug"), "", |_, lines| {
             Ok(Run { fates: vec![Fate::Kept; lines.len()], logs: Vec::new(), counts: BTreeMap::new() })
         })
     });

@@ -60,7 +60,7 @@ impl Bench {
         Self { engine, cache: ModuleCache::open(dir.path()).unwrap(), _dir: dir }
     }
 
-    fn load(&self, wasm: &[u8]) -> Result<Arc<Module>, FilterError> {
+    pub(super) fn load(&self, wasm: &[u8]) -> Result<Arc<Module>, FilterError> {
         self.engine.load(&self.cache, &self.cache.put(wasm)?)
     }
 
