@@ -18,6 +18,7 @@ mod rotation;
 mod secure;
 mod service;
 mod shutdown;
+mod store;
 mod tidy;
 
 use std::time::Duration;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,6 +22,9 @@ use crate::status::{FilterState, FilterStatus, Obstacle};
 /// The pause before a module that could not be fetched is fetched again, doubled up to a minute.
 const FETCH_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
+/// How often the module cache is tidied; first when there is a list.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
+
 /// What each module of a list is.
 type Modules = BTreeMap<ModuleRef, Result<Digest, String>>;
 
@@ -33,6 +36,8 @@ pub(super) struct Filters {
     sender: mpsc::UnboundedSender<Prepared>,
     results: mpsc::UnboundedReceiver<Prepared>,
     tickets: u64,
+    /// When the cache is tidied next.
+    tidy_at: Instant,
 }
 
 #[derive(Clone)]
@@ -83,7 +88,15 @@ impl Filters {
     pub(super) fn new(engine: Arc<Engine>, cache: ModuleCache, policy: Arc<Policy>, host: String) -> Self {
         let (sender, results) = mpsc::unbounded_channel();
         let loader = Loader { engine, cache, policy, host, fetcher: None };
-        Self { loader, asked: HashMap::new(), tasks: JoinSet::new(), sender, results, tickets: 0 }
+        Self {
+            loader,
+            asked: HashMap::new(),
+            tasks: JoinSet::new(),
+            sender,
+            results,
+            tickets: 0,
+            tidy_at: Instant::now(),
+        }
     }
 
     /// Modules that are not in the cache come from there.
@@ -163,6 +176,27 @@ impl Filters {
             let load = tokio::task::spawn_blocking(move || loader.load(&digest, context)).await;
             answer(load.unwrap_or_else(|error| Err(Refusal::new(Obstacle::Compile, error.to_string()))));
         })
+    }
+
+    /// When [`Filters::tidy`] is due, once there is a list.
+    pub(super) fn tidy_at(&self) -> Instant {
+        self.tidy_at
+    }
+
+    /// Removes modules from the cache that no entry has used for long.
+    pub(super) fn tidy(&mut self, modules: &Modules) {
+        self.tidy_at = Instant::now() + TIDY_EVERY;
+        let asked = self.asked.values().filter_map(|asked| asked.wish.as_ref().ok());
+        let named = modules.values().filter_map(|digest| digest.as_ref().ok());
+        let used = named.chain(asked.map(|(digest, _)| digest)).copied().collect();
+        let (engine, cache) = (self.loader.engine.clone(), self.loader.cache.clone());
+        self.tasks.spawn_blocking(move || match engine.tidy(&cache, &used) {
+            Ok(tidied) if tidied.files == 0 => {}
+            Ok(tidied) => {
+                info!(files = tidied.files, bytes = tidied.bytes, "removed unused modules from the cache")
+            }
+            Err(error) => warn!(error = %chain(&error), "the module cache cannot be tidied"),
+        });
     }
 
     /// The entry or its filter is gone.

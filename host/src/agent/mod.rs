@@ -280,7 +280,7 @@ impl Agent {
         tokio::pin!(stop);
         self.supervisor.ready();
         loop {
-            let restart = self.next_restart();
+            let (restart, tidy) = (self.next_restart(), self.next_tidy());
             tokio::select! {
                 () = &mut stop => break,
                 Ok(()) = wanted.changed() => {
@@ -295,6 +295,7 @@ impl Agent {
                 prepared = self.filters.next() => self.filter_prepared(prepared),
                 () = tokio::time::sleep_until(restart.into()) => self.converge(),
                 () = self.supervisor.beat() => {}
+                () = tokio::time::sleep_until(tidy.into()) => self.filters.tidy(&self.wanted.modules),
             }
             if self.is_over() {
                 return self.finished;
@@ -514,6 +515,12 @@ impl Agent {
 
     fn next_restart(&self) -> Instant {
         self.running.values().filter_map(|running| running.over).min().unwrap_or_else(far)
+    }
+
+    /// Until there is a list, nobody knows what is used; a run that prints leaves the cache alone.
+    fn next_tidy(&self) -> Instant {
+        let heard = self.shared.board.ready() && !self.shared.mode.stdout;
+        if heard { self.filters.tidy_at() } else { far() }
     }
 
     /// With `once`: every pipeline of the list has come to the end of its files.

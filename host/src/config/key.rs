@@ -68,6 +68,55 @@ fn placeholder(rest: &str, agent: &AgentSettings) -> Result<(String, usize), (St
     }
 }
 
+/// All keys that a template may stand for, whichever host fills it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(Vec<String>);
+
+impl Pattern {
+    /// Of a template that [`fill`] takes.
+    pub fn of(template: &str) -> Self {
+        let (mut parts, mut part, mut rest) = (Vec::new(), String::new(), template);
+        while let Some(first) = rest.chars().next() {
+            let placeholder = match first {
+                '{' => rest.find('}').map(|end| end + 1),
+                '%' if rest.starts_with("%s") => Some(2),
+                _ => None,
+            };
+            if let Some(length) = placeholder {
+                parts.push(std::mem::take(&mut part));
+                rest = &rest[length..];
+            } else {
+                part.push(first);
+                rest = rest.strip_prefix("%%").unwrap_or(&rest[first.len_utf8()..]);
+            }
+        }
+        parts.push(part);
+        Self(parts)
+    }
+
+    /// What all of its keys begin with.
+    pub fn prefix(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// Whether some host may mean `key`.
+    pub fn matches(&self, key: &str) -> bool {
+        let [first, middle @ .., last] = self.0.as_slice() else { return key == self.0[0] };
+        let Some(mut rest) =
+            key.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()))
+        else {
+            return false;
+        };
+        for part in middle {
+            // What a placeholder stands for is not empty.
+            let begin = rest.char_indices().nth(1).map_or(rest.len(), |(at, _)| at);
+            let Some(at) = rest[begin..].find(part.as_str()) else { return false };
+            rest = &rest[begin + at + part.len()..];
+        }
+        !rest.is_empty()
+    }
+}
+
 fn known(agent: &AgentSettings) -> Vec<String> {
     let labels = agent.labels.keys().map(|label| format!("{{label.{label}}}"));
     ["{host}".into(), "{ip}".into(), "%s".into()].into_iter().chain(labels).collect()
@@ -100,6 +149,23 @@ mod tests {
             ("100%%", "100%"),
         ] {
             assert_eq!(fill(template, &agent()).as_deref(), Ok(key));
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_the_keys_of_all_hosts() {
+        let matches = |template, key| Pattern::of(template).matches(key);
+        for (template, key, other) in [
+            ("/weir/{host}/collect", "/weir/web2/collect", "/weir/web2/other"),
+            ("/weir/{host}/collect", "/weir/a/b/collect", "/weir/collect"),
+            ("/logagent/%s/conf", "/logagent/::1/conf", "/logagent//conf"),
+            ("%s:all", "10.0.0.7:all", ":all"),
+            ("/{label.role}/{ip}/", "/web/10.0.0.7/", "/web/"),
+            ("100%%", "100%", "100%%"),
+            ("/plain", "/plain", "/plain/x"),
+        ] {
+            assert!(matches(template, key) && !matches(template, other), "{template}");
+            assert!(key.starts_with(Pattern::of(template).prefix()));
         }
     }
 

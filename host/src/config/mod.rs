@@ -242,6 +242,8 @@ pub struct EtcdSettings {
     pub endpoints: Vec<String>,
     /// The keys of the list, with every placeholder filled in; the first wins a name.
     pub collect_keys: Vec<String>,
+    /// The keys of the lists of all hosts: each as it was written.
+    pub collect_patterns: Vec<key::Pattern>,
     /// Ends in `/`.
     pub modules_prefix: String,
     /// Ends in `/`.

@@ -254,6 +254,7 @@ impl<'a> Resolver<'a> {
         }
         EtcdSettings {
             endpoints: endpoints.into_iter().map(|endpoint| endpoint.value).collect(),
+            collect_patterns: keys.iter().map(|key| key::Pattern::of(&key.value)).collect(),
             collect_keys: keys.iter().filter_map(|key| self.key(key, agent)).collect(),
             modules_prefix: prefix(typed.modules_prefix, MODULES_PREFIX),
             agents_prefix: prefix(typed.agents_prefix, AGENTS_PREFIX),

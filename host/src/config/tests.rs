@@ -159,6 +159,7 @@ fn every_key_is_read() {
     let wanted = EtcdSettings {
         endpoints: vec!["a:1".into(), "https://b:2".into()],
         collect_keys: vec!["/x/web".into(), "/y/z1/::1".into()],
+        collect_patterns: ["/x/{label.role}", "/y/{label.zone}/%s"].map(key::Pattern::of).into(),
         modules_prefix: "/m/".into(),
         agents_prefix: "/a/".into(),
         on_delete: OnDelete::Stop,

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::modules::User;
 use crate::model::Digest;
 
 /// Why the list or a module cannot be had or changed.
@@ -75,6 +76,24 @@ pub enum ControlError {
     /// History is etcd's.
     #[error("{} is a file, and a file has no revisions; keep it in version control, or the list in etcd", .0.display())]
     NoRevisions(PathBuf),
+    /// What is used is not removed.
+    #[error("{what} is still used by {}", .by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// The tag or the module.
+        what: String,
+        /// By whom.
+        by: Vec<User>,
+    },
+    /// What a list uses cannot be told.
+    #[error(
+        "the list {key} cannot be read, so what it uses cannot be told: {cause}; mend it with `weir list put FILE --key {key}`"
+    )]
+    BadList {
+        /// Where it is.
+        key: String,
+        /// Why.
+        cause: String,
+    },
     /// Compare-and-swap failed.
     #[error("somebody else changed {0} meanwhile; look at it and try again")]
     Moved(String),

@@ -12,6 +12,7 @@ use super::etcd::{Follower, Timing};
 use super::modules::{ListWrite, Store};
 use super::watch::{Mark, Patience, Watch};
 use super::*;
+use crate::config::key::Pattern;
 use crate::config::{EtcdSettings, OnDelete};
 
 const KEY: &str = "/weir/web1/collect";
@@ -96,6 +97,7 @@ pub(super) fn settings_of(etcd: &Etcd) -> EtcdSettings {
     EtcdSettings {
         endpoints: vec![etcd.endpoint()],
         collect_keys: vec![KEY.into()],
+        collect_patterns: vec![Pattern::of("/weir/{host}/collect")],
         modules_prefix: "/weir/modules/".into(),
         agents_prefix: "/weir/agents/".into(),
         on_delete: OnDelete::Keep,

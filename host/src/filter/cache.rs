@@ -3,15 +3,32 @@
 //! `HEX.wasm` is a module as it was pushed; `HEX.KEY.code` its machine code for one configuration
 //! of the engine, and `HEX.KEY.code.sha256` that code's digest. Whole files are renamed into
 //! place, the digest last. Everything is verified when it is read, so what a crash or a bad disk
-//! leaves is as good as absent.
+//! leaves is as good as absent. What is used gets a new modification time; what was not used for long
+//! goes, see [`ModuleCache::tidy`].
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::{FilterError, MODULE_BYTES_MAX};
 use crate::model::Digest;
+
+/// How long what nobody uses stays: a tag may be rolled back, an entry added again.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What nobody uses may take so much; what was used longest ago goes first. Bytes.
+const UNUSED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What a tidying removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// Files.
+    pub files: usize,
+    /// And their bytes.
+    pub bytes: u64,
+}
 
 /// A directory of modules that belongs to the agent's user and is closed to all others.
 #[derive(Clone, Debug)]
@@ -62,22 +79,48 @@ impl ModuleCache {
         self.module_path(digest).exists()
     }
 
-    /// Forgets every module that `keep` does not want, its code, and what a crash left.
-    pub fn retain(&self, keep: impl Fn(&Digest) -> bool) -> Result<(), FilterError> {
+    /// Removes what no entry has used for 7 days, or what is beyond 1 GiB of unused files: modules,
+    /// their code, code for other versions of weir, and what a crash left. What is mapped stays
+    /// mapped. `used` is what entries name now, `key` the engine's configuration.
+    pub fn tidy(&self, used: &BTreeSet<Digest>, key: &str) -> Result<Tidied, FilterError> {
+        self.tidy_at(used, key, SystemTime::now(), UNUSED_BYTES_MAX)
+    }
+
+    fn tidy_at(
+        &self,
+        used: &BTreeSet<Digest>,
+        key: &str,
+        now: SystemTime,
+        bytes_max: u64,
+    ) -> Result<Tidied, FilterError> {
         let failed = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| FilterError::Cache { operation, path, source }
         };
+        let mut unused = Vec::new();
         for file in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
-            let file = file.map_err(failed("list", &self.dir))?;
-            let name = file.file_name();
-            let digest = name.to_str().and_then(|name| name.split('.').next());
-            let digest = digest.and_then(|hex| format!("sha256:{hex}").parse().ok());
-            if !digest.is_some_and(|digest| keep(&digest)) {
-                fs::remove_file(file.path()).map_err(failed("remove", &file.path()))?;
+            let path = file.map_err(failed("list", &self.dir))?.path();
+            // Another thread may have renamed or removed it meanwhile.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            if meta.is_file() && !is_used(&path, used, key) {
+                unused.push((meta.modified().unwrap_or(now), meta.len(), path));
             }
         }
-        Ok(())
+        // The newest first; what is left when the bytes are used up is what was used longest ago.
+        unused.sort_by(|one, other| other.cmp(one));
+        let (mut kept, mut tidied) = (0, Tidied::default());
+        for (modified, bytes, path) in unused {
+            kept += bytes;
+            // A time that is to come was written by a clock that was wrong.
+            let is_old = now.duration_since(modified).is_ok_and(|age| age >= UNUSED);
+            if kept <= bytes_max && !is_old {
+                continue;
+            }
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            tidied.files += 1;
+            tidied.bytes += bytes;
+        }
+        Ok(tidied)
     }
 
     /// Where a module lies.
@@ -91,6 +134,9 @@ impl ModuleCache {
         let Some(code) = read(&path)? else { return Ok(None) };
         let written = read(&digest_path(&path))?;
         let intact = written.is_some_and(|written| written == Digest::of(&code).to_string().as_bytes());
+        if intact {
+            [&self.module_path(digest), &path, &digest_path(&path)].into_iter().for_each(|path| touch(path));
+        }
         Ok(intact.then_some(path))
     }
 
@@ -133,6 +179,21 @@ impl ModuleCache {
             path: path.to_owned(),
             source,
         })
+    }
+}
+
+/// Whether a file is of a module that is used: the module, or code for this engine.
+fn is_used(path: &Path, used: &BTreeSet<Digest>, key: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((hex, rest)) = name.split_once('.') else { return false };
+    let of_used = format!("sha256:{hex}").parse().is_ok_and(|digest| used.contains(&digest));
+    of_used && (rest == "wasm" || rest.split('.').next() == Some(key))
+}
+
+/// Notes that a file is used. Where that fails it is only forgotten sooner.
+fn touch(path: &Path) {
+    if let Ok(file) = fs::File::open(path) {
+        let _ = file.set_modified(SystemTime::now());
     }
 }
 
@@ -207,16 +268,62 @@ mod tests {
         assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o777, 0o700);
     }
 
+    /// Of the files, by how they begin, those of which the last use is so many days ago.
+    fn days_ago(cache: &ModuleCache, beginning: &str, days: u64) {
+        let then = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+        for file in fs::read_dir(&cache.dir).unwrap().flatten() {
+            if file.file_name().to_str().unwrap().starts_with(beginning) {
+                fs::File::open(file.path()).unwrap().set_modified(then).unwrap();
+            }
+        }
+    }
+
+    fn left(cache: &ModuleCache) -> BTreeSet<String> {
+        let files = fs::read_dir(&cache.dir).unwrap().flatten();
+        files.map(|file| file.file_name().into_string().unwrap()).collect()
+    }
+
     #[test]
-    fn what_is_not_wanted_is_forgotten() {
+    fn what_was_not_used_for_a_week_goes_and_what_entries_name_stays() {
         let (_dir, cache) = cache();
-        let (kept, gone) = (cache.put(b"kept").unwrap(), cache.put(b"gone").unwrap());
-        keep_code(&cache, &kept, b"code");
-        keep_code(&cache, &gone, b"code");
-        fs::write(cache.dir.join("new.crash"), b"").unwrap();
-        cache.retain(|digest| *digest == kept).unwrap();
-        let left = fs::read_dir(&cache.dir).unwrap().count();
-        assert_eq!(left, 3, "the module, its code, its code's digest");
-        assert!(cache.code(&kept, "k").unwrap().is_some());
+        let [named, recent, old] = ["named", "recent", "old"].map(|text| cache.put(text.as_bytes()).unwrap());
+        for digest in [&named, &recent, &old] {
+            keep_code(&cache, digest, b"code");
+        }
+        fs::write(cache.dir.join(format!("{}.older.code", named.hex())), b"code").unwrap();
+        fs::write(cache.dir.join("new.crash"), b"crash").unwrap();
+        days_ago(&cache, "", 8);
+        days_ago(&cache, &recent.hex(), 6);
+        let tidied = cache.tidy(&[named].into(), "k").unwrap();
+        let code_bytes = 4 + Digest::of(b"code").to_string().len() as u64;
+        assert_eq!(tidied, Tidied { files: 5, bytes: 3 + code_bytes + 4 + 5 });
+        let stay = |digest: &Digest| {
+            ["wasm", "k.code", "k.code.sha256"].map(|end| format!("{}.{end}", digest.hex()))
+        };
+        assert_eq!(left(&cache), stay(&named).into_iter().chain(stay(&recent)).collect());
+        assert_eq!(cache.tidy(&[named].into(), "k").unwrap(), Tidied::default());
+    }
+
+    #[test]
+    fn a_use_counts_from_its_day() {
+        let (_dir, cache) = cache();
+        let digest = cache.put(b"module").unwrap();
+        keep_code(&cache, &digest, b"code");
+        days_ago(&cache, "", 8);
+        assert!(cache.code(&digest, "k").unwrap().is_some());
+        assert_eq!(cache.tidy(&BTreeSet::new(), "k").unwrap(), Tidied::default());
+    }
+
+    #[test]
+    fn unused_files_are_bounded_and_the_longest_unused_go_first() {
+        let (_dir, cache) = cache();
+        let days = [3, 1, 2].map(|days| {
+            let digest = cache.put(&vec![days; 100]).unwrap();
+            days_ago(&cache, &digest.hex(), u64::from(days));
+            digest
+        });
+        let tidied = cache.tidy_at(&[days[1]].into(), "k", SystemTime::now(), 150).unwrap();
+        assert_eq!(tidied, Tidied { files: 1, bytes: 100 });
+        assert_eq!(days.map(|digest| cache.contains(&digest)), [false, true, true]);
     }
 }

@@ -1,6 +1,6 @@
 //! The engine that runs all filters of the agent, and the modules that it has loaded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -12,7 +12,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::{LineFilter, LineFilterPre};
 use super::instance::State;
-use super::{Compiler, Filter, FilterContext, FilterError, ModuleCache, mapped};
+use super::{Compiler, Filter, FilterContext, FilterError, ModuleCache, Tidied, mapped};
 use crate::model::Digest;
 
 /// How often running filters look at their CPU time. A twentieth of the default deadline, and few
@@ -98,6 +98,11 @@ impl Engine {
         loaded.retain(|_, module| module.strong_count() > 0);
         loaded.insert(*digest, Arc::downgrade(&module));
         Ok(module)
+    }
+
+    /// Removes from the cache what was not used for long; `used` is what entries name.
+    pub fn tidy(&self, cache: &ModuleCache, used: &BTreeSet<Digest>) -> Result<Tidied, FilterError> {
+        cache.tidy(used, &key(&self.shared.wasmtime))
     }
 
     fn code(&self, cache: &ModuleCache, digest: &Digest) -> Result<PathBuf, FilterError> {

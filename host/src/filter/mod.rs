@@ -43,7 +43,7 @@ mod mapped;
 pub(crate) mod tests;
 mod voice;
 
-pub use cache::ModuleCache;
+pub use cache::{ModuleCache, Tidied};
 pub use check::output_bytes_max;
 pub use compile::Compiler;
 pub use engine::{Engine, EngineLimits, Module};

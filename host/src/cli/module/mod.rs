@@ -1,29 +1,30 @@
 //! `weir module`: filters, from source to fleet.
 //!
-//! In: a WebAssembly file, names. Out: the module store in etcd changed or shown. Absent by design:
-//! building, inspecting and trying (each in its file), and what a module may do (the filter room says it).
+//! In: names. Out: the module store in etcd changed or shown. Absent by design: what has a file of its
+//! own (building, inspecting, trying, pushing, removing), and what a module may do (the filter room says it).
 
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 
 use super::Common;
-use super::list::{At, Change, etcd_of, runtime, with_endpoints};
+use super::list::{etcd_of, runtime, with_endpoints};
 use crate::config::{self, EtcdSettings};
-use crate::control::lists::Lists;
-use crate::control::modules::{Contents, ListWrite, Moved, Store};
+use crate::control::modules::{Contents, Moved, Store};
 use crate::model::{Digest, ModuleRef};
 
 pub mod bench;
 pub mod build;
+mod canary;
 mod cases;
+pub mod gc;
 pub mod inspect;
 pub mod new;
 pub mod pull;
+pub mod push;
+pub mod rm;
 pub mod rollback;
 mod sample;
 pub mod test;
@@ -42,7 +43,7 @@ pub enum ModuleCommand {
     /// Measure what a module costs, on lines of yours
     Bench(bench::BenchArgs),
     /// Store a module in etcd, and point a tag at it
-    Push(PushArgs),
+    Push(push::PushArgs),
     /// Point a tag at a module that is stored; agents that use the tag swap at once
     Tag(TagArgs),
     /// Point a tag back at the module it pointed at before
@@ -51,30 +52,10 @@ pub enum ModuleCommand {
     Pull(pull::PullArgs),
     /// List tags and modules
     Ls(LsArgs),
-}
-
-/// Arguments of `push`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  weir module push redact.wasm --tag redact
-  weir module push redact.wasm --tag redact --with-list collect.json
-
-Agents whose list names the tag fetch the module, try it, and swap between two chunks of lines; one
-that fails there leaves the old one running. With --with-list the list and the tag change in one
-transaction, so that a new configuration never meets an old module. The digest is printed last.")]
-pub struct PushArgs {
-    /// The module
-    wasm: PathBuf,
-    /// The name to point at it
-    #[arg(long, value_name = "NAME")]
-    tag: Option<String>,
-    /// A collect list to write together with the tag
-    #[arg(long, value_name = "FILE", requires = "tag")]
-    with_list: Option<PathBuf>,
-    /// Which list `--with-list` writes.
-    #[command(flatten)]
-    at: At,
+    /// Remove a tag or a module that nobody uses
+    Rm(rm::RmArgs),
+    /// Remove all modules that nobody uses
+    Gc(gc::GcArgs),
 }
 
 /// Arguments of `tag`.
@@ -106,13 +87,17 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
         ModuleCommand::Inspect(args) => inspect::run(&args),
         ModuleCommand::Test(args) => test::run(common, &args),
         ModuleCommand::Bench(args) => bench::run(common, &args),
-        ModuleCommand::Push(args) => with_etcd(common, args.at.host(), async |etcd| push(etcd, &args).await),
+        ModuleCommand::Push(args) => {
+            with_etcd(common, args.at.host(), async |etcd| push::run(etcd, &args).await)
+        }
         ModuleCommand::Tag(args) => with_etcd(common, None, async |etcd| tag(etcd, &args).await),
         ModuleCommand::Rollback(args) => {
             with_etcd(common, None, async |etcd| rollback::run(etcd, &args).await)
         }
         ModuleCommand::Pull(args) => with_etcd(common, None, async |etcd| pull::run(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
+        ModuleCommand::Rm(args) => with_etcd(common, None, async |etcd| rm::run(etcd, &args).await),
+        ModuleCommand::Gc(args) => with_etcd(common, None, async |etcd| gc::run(etcd, &args).await),
     }
 }
 
@@ -124,42 +109,6 @@ fn with_etcd(
     let settings = config::load_without_kafka(common, host)?;
     let done = runtime()?.block_on(work(etcd_of(&settings)?));
     done.map_err(|error| with_endpoints(error, &settings))
-}
-
-async fn push(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<ExitCode> {
-    let bytes = std::fs::read(&args.wasm).with_context(|| format!("cannot read {}", args.wasm.display()))?;
-    // What no agent could run does not get into the store.
-    crate::filter::inspect::inspect(&bytes)
-        .with_context(|| format!("{} cannot be a filter", args.wasm.display()))?;
-    // Everything that can be refused is looked at before anything is written.
-    let change = match &args.with_list {
-        Some(file) => {
-            let key = args.at.key(etcd)?;
-            let mut lists = Lists::in_etcd(etcd, &key).await?;
-            let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            let change = Change::new(&mut lists, text).await?;
-            if !change.check() {
-                return Ok(ExitCode::FAILURE);
-            }
-            Some((key, change))
-        }
-        None => None,
-    };
-
-    let mut store = Store::connect(etcd).await?;
-    let bar = progress(bytes.len());
-    let digest = store.push(&bytes, |sent| bar.inc(sent as u64)).await?;
-    bar.finish_and_clear();
-    if let Some(name) = &args.tag {
-        let list = change.map(|(key, change)| {
-            print!("{}", change.difference());
-            ListWrite { key, modified: change.old.modified, text: change.new }
-        });
-        let moved = store.tag(name, &digest, &from(&args.wasm), list).await?;
-        say_moved(name, &digest, &moved);
-    }
-    println!("{digest}");
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn tag(etcd: &EtcdSettings, args: &TagArgs) -> anyhow::Result<ExitCode> {
@@ -224,16 +173,4 @@ fn say_moved(name: &str, digest: &Digest, moved: &Moved) {
         Some(before) => println!("{name}: {} → {} (revision {revision})", before.short(), digest.short()),
         None => println!("{name}: {} (revision {revision})", digest.short()),
     }
-}
-
-fn from(wasm: &Path) -> String {
-    wasm.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn progress(bytes: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {msg}");
-    ProgressBar::new(bytes as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::filter::inspect::inspect;
 use crate::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, Module, ModuleCache};
-use crate::model::{EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LINE_BYTES_MAX, LongLine, Topic};
+use crate::model::{Digest, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LINE_BYTES_MAX, LongLine, Topic};
 use crate::pipeline::{CHUNK_LINES, READ_BYTES};
 use crate::source::lines::{Lines, Rules};
 
@@ -31,12 +31,16 @@ pub(super) struct Tried {
 impl Tried {
     /// The module at work, compiled and limited as the agent would.
     pub(super) fn filter(&self, compiler: Compiler) -> anyhow::Result<Filter> {
-        let config = match self.with_config.as_deref().map(serde_json::from_str::<&RawValue>) {
-            None => Vec::new(),
-            Some(config) => config.context("--with-config is no JSON")?.get().as_bytes().to_vec(),
-        };
-        let context = context(config)?;
-        let module = load(&self.wasm, compiler)?;
+        let context = self.context()?;
+        self.start(&load(&self.wasm, compiler)?, context)
+    }
+
+    /// What it is started with.
+    pub(super) fn context(&self) -> anyhow::Result<FilterContext> {
+        context(config(self.with_config.as_deref())?)
+    }
+
+    pub(super) fn start(&self, module: &Arc<Module>, context: FilterContext) -> anyhow::Result<Filter> {
         let does_not_start = || format!("{} does not start with this config", self.wasm.display());
         module.prepare(context).with_context(does_not_start)
     }
@@ -44,15 +48,51 @@ impl Tried {
 
 /// The module in a file, compiled as the agent would.
 pub(super) fn load(wasm: &Path, compiler: Compiler) -> anyhow::Result<Arc<Module>> {
-    let file = wasm.display();
-    let bytes = std::fs::read(wasm).with_context(|| format!("cannot read {file}"))?;
-    // What is no filter is said here, in fewer words than the compiler's.
-    inspect(&bytes).with_context(|| format!("{file} cannot be a filter"))?;
-    let dir = tempfile::tempdir().context("make a directory for compiled code")?;
-    let cache = ModuleCache::open(dir.path())?;
-    let digest = cache.put(&bytes)?;
-    let engine = Engine::with_compiler(EngineLimits { memory: FILTER_MEMORY }, compiler)?;
-    engine.load(&cache, &digest).with_context(|| format!("{file} cannot be used"))
+    let bytes = std::fs::read(wasm).with_context(|| format!("cannot read {}", wasm.display()))?;
+    compile(wasm, &bytes, FILTER_MEMORY, compiler)
+}
+
+/// The module in `bytes`, the content of the file `wasm`; its instances may take so much memory.
+pub(super) fn compile(
+    wasm: &Path,
+    bytes: &[u8],
+    memory: u64,
+    compiler: Compiler,
+) -> anyhow::Result<Arc<Module>> {
+    Cached::new(wasm, bytes)?.load(memory, compiler)
+}
+
+/// A module in a cache of its own, as an agent has it.
+pub(super) struct Cached {
+    file: String,
+    digest: Digest,
+    cache: ModuleCache,
+    _dir: tempfile::TempDir,
+}
+
+impl Cached {
+    pub(super) fn new(wasm: &Path, bytes: &[u8]) -> anyhow::Result<Self> {
+        let file = wasm.display().to_string();
+        // What is no filter is said here, in fewer words than the compiler's.
+        inspect(bytes).with_context(|| format!("{file} cannot be a filter"))?;
+        let dir = tempfile::tempdir().context("make a directory for compiled code")?;
+        let cache = ModuleCache::open(dir.path())?;
+        Ok(Self { file, digest: cache.put(bytes)?, cache, _dir: dir })
+    }
+
+    /// Loads it into an engine of its own. The first time it is compiled.
+    pub(super) fn load(&self, memory: u64, compiler: Compiler) -> anyhow::Result<Arc<Module>> {
+        let engine = Engine::with_compiler(EngineLimits { memory }, compiler)?;
+        engine.load(&self.cache, &self.digest).with_context(|| format!("{} cannot be used", self.file))
+    }
+}
+
+/// What is typed as a configuration: any JSON, taken as its bytes.
+pub(super) fn config(typed: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    match typed.map(serde_json::from_str::<&RawValue>) {
+        None => Ok(Vec::new()),
+        Some(config) => Ok(config.context("--with-config is no JSON")?.get().as_bytes().to_vec()),
+    }
 }
 
 /// What a module that is tried is told, with the limits that an entry has which says nothing.

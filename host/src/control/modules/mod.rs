@@ -1,14 +1,15 @@
 //! The module store in etcd: blobs by digest, tags by name.
 //!
 //! ```text
+//! <modules_prefix>blobs/<sha256>/begun       written first, gone when the push has ended
 //! <modules_prefix>blobs/<sha256>/00000 …     chunks
 //! <modules_prefix>blobs/<sha256>/manifest    written last: without it there is no blob
 //! <modules_prefix>tags/<name>                digest, who, when, from what, and what it was before
 //! ```
 //!
 //! In: bytes, names. Out: bytes whose digest was checked. A blob never changes; a tag moves by
-//! compare-and-swap, alone or in one transaction with a list. Absent by design: what a module does,
-//! and removing blobs.
+//! compare-and-swap, alone or in one transaction with a list; `uses.rs` removes. Absent by design: what
+//! a module does.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,17 +24,21 @@ use super::lists::{Writer, by_key};
 use crate::config::{EtcdSettings, ListSource};
 use crate::model::{Digest, ModuleRef};
 
+mod uses;
+
+pub use uses::{StoredList, Swept, User, Uses};
+
 /// Bytes. etcd refuses requests over 1.5 MiB.
 const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes. etcd's quota is 2 GiB by default, for everything.
 pub const MODULE_BYTES_MOST: usize = 64 * 1024 * 1024;
-/// How often a tag's former digests are remembered.
-const HISTORY_MOST: usize = 10;
+/// How many of a tag's former digests are remembered.
+pub const HISTORY_MOST: usize = 10;
 /// A fleet that hears of a module at once does not ask for it at once.
 const FETCH_SPREAD: Duration = Duration::from_millis(250);
 
 /// The record of a blob, written after its chunks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     bytes: usize,
     chunks: usize,
@@ -169,22 +174,37 @@ impl Store {
             return Err(ControlError::TooLarge { bytes: bytes.len(), most: MODULE_BYTES_MOST });
         }
         let digest = Digest::of(bytes);
-        match self.fetch(&digest).await {
-            Ok(_) => {
-                sent(bytes.len());
-                return Ok(digest);
-            }
-            Err(ControlError::NoBlob(_) | ControlError::Damaged(_)) => {}
-            Err(error) => return Err(error),
+        let chunks = bytes.len().div_ceil(CHUNK_BYTES);
+        let manifest = Manifest { bytes: bytes.len(), chunks, who: who(), when: now() };
+        if self.refresh(&digest, &manifest).await? {
+            sent(bytes.len());
+            return Ok(digest);
         }
+        self.put(self.begun_key(&digest), json(&manifest)).await?;
         for (i, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
             self.put(self.chunk_key(&digest, i), chunk.to_vec()).await?;
             sent(chunk.len());
         }
-        let chunks = bytes.len().div_ceil(CHUNK_BYTES);
-        let manifest = Manifest { bytes: bytes.len(), chunks, who: who(), when: now() };
-        self.put(self.manifest_key(&digest), json(&manifest)).await?;
+        let ends = [
+            TxnOp::put(self.manifest_key(&digest), json(&manifest), None),
+            TxnOp::delete(self.begun_key(&digest), None),
+        ];
+        client::call("write the manifest", self.kv.txn(Txn::new().and_then(ends))).await?;
         Ok(digest)
+    }
+
+    /// Makes a blob that is there and whole as young as one that was just pushed, so that no sweep
+    /// takes it before it has its tag. Whether there is one.
+    async fn refresh(&mut self, digest: &Digest, manifest: &Manifest) -> Result<bool, ControlError> {
+        match self.fetch(digest).await {
+            Ok(_) => {}
+            Err(ControlError::NoBlob(_) | ControlError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let key = self.manifest_key(digest);
+        let there = Compare::version(key.as_str(), CompareOp::Greater, 0);
+        let txn = Txn::new().when([there]).and_then([TxnOp::put(key, json(manifest), None)]);
+        Ok(client::call("write the manifest", self.kv.txn(txn)).await?.succeeded())
     }
 
     /// The bytes of a module, checked against its digest.
@@ -301,12 +321,21 @@ impl Store {
         Ok(contents)
     }
 
+    /// All keys of a blob begin so.
+    fn blob_prefix(&self, digest: &Digest) -> String {
+        format!("{}blobs/{}/", self.prefix, digest.hex())
+    }
+
     fn manifest_key(&self, digest: &Digest) -> String {
-        format!("{}blobs/{}/manifest", self.prefix, digest.hex())
+        self.blob_prefix(digest) + "manifest"
+    }
+
+    fn begun_key(&self, digest: &Digest) -> String {
+        self.blob_prefix(digest) + "begun"
     }
 
     fn chunk_key(&self, digest: &Digest, i: usize) -> String {
-        format!("{}blobs/{}/{i:05}", self.prefix, digest.hex())
+        format!("{}{i:05}", self.blob_prefix(digest))
     }
 
     async fn put(&mut self, key: String, value: Vec<u8>) -> Result<(), ControlError> {
