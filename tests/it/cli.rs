@@ -224,16 +224,13 @@ fn a_module_is_tried_on_lines_and_compared_with_what_is_expected() {
 }
 
 #[test]
-fn a_module_is_measured_next_to_a_bare_copy() {
+fn a_module_is_measured_next_to_the_identity_filter() {
     let weir = unconnected();
     let module = guests::path("drop_debug");
     std::fs::write(weir.file("a.log"), "INFO a\nDEBUG b\n").expect("write a log");
     let bench = |log| weir.bare(&["module", "bench", module.to_str().expect("text"), log]);
     let said = bench("a.log").ok();
-    assert!(
-        said.lines().next().is_some_and(|line| line.ends_with("times a bare copy of the batches")),
-        "{said}"
-    );
+    assert!(said.lines().next().is_some_and(|line| line.ends_with("times the identity filter")), "{said}");
     assert!(said.contains("lines/s") && !said.contains("refused"), "{said}");
     std::fs::write(weir.file("empty.log"), "\n\n").expect("write a log");
     let none = bench("empty.log");

@@ -3,6 +3,7 @@
 //! A test is a sentence. What it says is done by the harness, `weir-tests`, and what the agent
 //! promises is judged from outside: from the topic, from etcd, from its status and its metrics.
 
+mod author;
 mod cli;
 mod control;
 mod delivery;

@@ -324,6 +324,14 @@ impl Weir {
         self.run(command, &format!("weir {}", args.join(" ")))
     }
 
+    /// Starts a command that does not end by itself, with the settings of this host; what it prints
+    /// goes to `out`, what it says to `out` with `.err` at its end.
+    #[track_caller]
+    pub fn background(&self, args: &[&str], out: &Path) -> Process {
+        let name = format!("weir {}", args.join(" "));
+        Process::start_split(&name, self.command(args), out, &out.with_extension("err"))
+    }
+
     #[track_caller]
     fn run(&self, command: Command, name: &str) -> Said {
         static NEXT: AtomicU32 = AtomicU32::new(1);

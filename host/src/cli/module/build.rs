@@ -1,4 +1,5 @@
-//! `weir module build`: makes a component from a crate, with nothing but cargo and one target.
+//! `weir module build`: makes a filter from a crate, with nothing but cargo and one target, or from
+//! what another tool has made.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +9,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::foreign::{self, Made};
 use crate::filter::inspect;
+use crate::model::Digest;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -25,34 +28,66 @@ const CONFIG: [&str; 7] = [
 
 /// Where to build what.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir module build                        the crate in this directory
+  weir module build filter.core.wasm       what clang, Go or another compiler made
+
+A core module becomes a component of the world line-filter. What it imports of WASI (preview 1) is
+stubbed out: there are no arguments, variables and files; time stands almost still, random bytes are always
+the same, what is written to standard output and standard error is logged; any other call says in the
+log what was called, and traps. A component is only checked. The path of the module is printed last.")]
 pub struct BuildArgs {
-    /// The filter's crate
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
-    /// Where the module goes [default: DIR/target/weir/NAME.wasm]
+    /// The filter's crate, or a module that another tool made
+    #[arg(default_value = ".", value_name = "DIR|FILE")]
+    pub from: PathBuf,
+    /// Where the module goes [default: DIR/target/weir/NAME.wasm, FILE with .filter.wasm at its end]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
 
+/// What was built.
+pub(super) struct Built {
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    digest: Digest,
+    imports: Vec<String>,
+    stubbed: Vec<String>,
+}
+
 /// Builds a module and prints its size, imports, digest, and, last, its path.
 pub fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
-    let BuildArgs { dir, out } = args;
-    let manifest = dir.join("Cargo.toml");
-    let manifest = manifest.canonicalize().with_context(|| format!("open {}", manifest.display()))?;
-    check_target(&dir)?;
-    let core = build(&dir, &manifest)?;
-    let bytes = fs::read(&core).with_context(|| format!("read {}", core.display()))?;
-    let component = inspect::component(&bytes).with_context(|| format!("{} is no filter", core.display()))?;
-    let info = inspect::inspect(&component)?;
-    let name = core.file_name().context("cargo built a file without a name")?;
-    let out = out.unwrap_or_else(|| dir.join("target/weir").join(name));
-    write(&out, &component).with_context(|| format!("write {}", out.display()))?;
+    let Built { path, size, digest, imports, stubbed } = built(&args.from, args.out)?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "size     {} bytes", info.size)?;
-    writeln!(stdout, "imports  {}", info.imports.join(", "))?;
-    writeln!(stdout, "digest   {}", info.digest)?;
-    writeln!(stdout, "{}", out.display())?;
+    writeln!(stdout, "size     {size} bytes")?;
+    let imports = if imports.is_empty() { "none".into() } else { imports.join(", ") };
+    writeln!(stdout, "imports  {imports}")?;
+    if !stubbed.is_empty() {
+        writeln!(stdout, "stubbed  {}", stubbed.join(", "))?;
+    }
+    writeln!(stdout, "digest   {digest}")?;
+    writeln!(stdout, "{}", path.display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the crate in a directory, or makes a filter of a module.
+pub(super) fn built(from: &Path, out: Option<PathBuf>) -> anyhow::Result<Built> {
+    let (core, out) = if from.is_file() {
+        (from.to_owned(), out.unwrap_or_else(|| from.with_extension("filter.wasm")))
+    } else {
+        let manifest = from.join("Cargo.toml");
+        let manifest = manifest.canonicalize().with_context(|| format!("open {}", manifest.display()))?;
+        check_target(from)?;
+        let core = build(from, &manifest)?;
+        let name = core.file_name().context("cargo built a file without a name")?.to_owned();
+        (core, out.unwrap_or_else(|| from.join("target/weir").join(name)))
+    };
+    let bytes = fs::read(&core).with_context(|| format!("read {}", core.display()))?;
+    let Made { component, stubbed } =
+        foreign::component(&bytes).with_context(|| format!("{} is no filter", core.display()))?;
+    let info = inspect::inspect(&component)?;
+    write(&out, &component).with_context(|| format!("write {}", out.display()))?;
+    Ok(Built { path: out, size: info.size, digest: info.digest, imports: info.imports, stubbed })
 }
 
 /// Asks rustc, not rustup: not everybody has rustup.
@@ -132,7 +167,7 @@ mod tests {
     fn an_example_becomes_a_component() {
         let out = tempfile::tempdir().unwrap();
         let path = out.path().join("new/x.wasm");
-        let args = BuildArgs { dir: Path::new(ROOT).join("examples/drop_debug"), out: Some(path.clone()) };
+        let args = BuildArgs { from: Path::new(ROOT).join("examples/drop_debug"), out: Some(path.clone()) };
         assert_eq!(run(args).unwrap(), ExitCode::SUCCESS);
         let info = inspect::inspect(&fs::read(path).unwrap()).unwrap();
         assert!(!info.is_core && info.exports == ["init", "process"]);
@@ -141,7 +176,7 @@ mod tests {
     #[test]
     fn a_crate_that_is_no_filter_says_what_it_lacks() {
         let said = |dir: &str| {
-            let args = BuildArgs { dir: Path::new(ROOT).join(dir), out: None };
+            let args = BuildArgs { from: Path::new(ROOT).join(dir), out: None };
             format!("{:#}", run(args).unwrap_err())
         };
         assert!(said("guest-sdk").contains("crate-type"));

@@ -19,6 +19,7 @@ pub mod bench;
 pub mod build;
 mod canary;
 mod cases;
+mod foreign;
 pub mod gc;
 pub mod inspect;
 pub mod new;
@@ -28,14 +29,18 @@ pub mod rm;
 pub mod rollback;
 mod sample;
 pub mod test;
+mod wasi;
+pub mod watch;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum ModuleCommand {
     /// Make a crate that is a filter already
     New(new::NewArgs),
-    /// Build a filter from its source
+    /// Build a filter from its source, or make one of another tool's module
     Build(build::BuildArgs),
+    /// Build a filter and run its sample each time a file is saved
+    Watch(watch::WatchArgs),
     /// Say what a module is, and whether an agent would take it
     Inspect(inspect::InspectArgs),
     /// Pass the lines of files through a module, and show before and after
@@ -84,6 +89,7 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
     match command {
         ModuleCommand::New(args) => new::run(&args),
         ModuleCommand::Build(args) => build::run(args),
+        ModuleCommand::Watch(args) => watch::run(common, &args),
         ModuleCommand::Inspect(args) => inspect::run(&args),
         ModuleCommand::Test(args) => test::run(common, &args),
         ModuleCommand::Bench(args) => bench::run(common, &args),

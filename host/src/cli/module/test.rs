@@ -86,6 +86,13 @@ pub fn run(common: &Common, args: &TestArgs) -> anyhow::Result<ExitCode> {
     bail!("the output is not the one in {}; {}", expect.display(), how())
 }
 
+/// The lines of a file with what became of them, as `test` shows them.
+pub(super) fn shown(filter: Filter, file: &Path, colours: bool) -> anyhow::Result<String> {
+    let mut show = Show { out: Vec::new(), colours, sums: Sums::default() };
+    show.files(filter, &[file.to_owned()])?;
+    Ok(String::from_utf8_lossy(&show.out).into_owned())
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
