@@ -2,7 +2,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench memcheck fuzz lint page guests setup-bench setup-build setup-lint setup-tools setup-test
+.PHONY: help demo test faults bench languages memcheck fuzz lint page guests \
+	setup-bench setup-build setup-languages setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -45,6 +46,10 @@ target/bench/otelcol: bench/otel/main.go bench/otel/go.mod
 	else echo "building the OpenTelemetry Collector, a few minutes"; \
 	(cd bench/otel && go build -o $(CURDIR)/$@ .) || echo "it does not build here: the OpenTelemetry Collector is left out"; fi
 
+languages: setup-languages ## The reference filter in every language that this machine has tools for: make languages [ONLY="c go"]
+	cargo build --quiet --package weir
+	WEIR=$(or $(CARGO_TARGET_DIR),target)/debug/weir ONLY="$(ONLY)" languages/run
+
 memcheck: ## The sink's tests under valgrind: no buffer is freed while librdkafka reads it
 	@tests/setup.sh memcheck
 	cargo --config 'target."cfg(unix)".runner = ["valgrind", "--quiet", "--fair-sched=try", "--error-exitcode=9"]' \
@@ -76,6 +81,9 @@ guests: setup-build
 
 setup-build:
 	@tests/setup.sh build
+
+setup-languages:
+	@tests/setup.sh languages
 
 setup-lint:
 	@tests/setup.sh lint

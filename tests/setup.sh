@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`), to test it
-# under valgrind (`memcheck`), to see its page in a browser (`page`) or to measure it beside others
-# (`bench`). Where nothing is missing it does nothing and says nothing.
+# under valgrind (`memcheck`), to see its page in a browser (`page`), to measure it beside others (`bench`) or to
+# build filters in other languages (`languages`). Where nothing is missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
@@ -43,6 +43,12 @@ packages_to_test() {
 packages_to_bench() {
     [ -x /usr/sbin/rsyslogd ] || echo rsyslog
     compgen -G '/usr/lib/*/rsyslog/omkafka.so' >/dev/null || echo rsyslog-kafka
+}
+
+# Go, Node.js and Python are left to their own installers: Debian's may be too old.
+packages_for_languages() {
+    have clang || echo clang
+    have wasm-ld || echo lld
 }
 
 # The newest Java that this release has.
@@ -120,7 +126,8 @@ case "${1:-}" in
     page) mapfile -t missing < <(packages_to_build; have chromium || echo chromium) ;;
     memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
     bench) mapfile -t missing < <(packages_to_build; packages_to_test; packages_to_bench) ;;
-    *) echo "usage: $0 build|lint|test|page|memcheck|bench" >&2; exit 2 ;;
+    languages) mapfile -t missing < <(packages_to_build; packages_for_languages) ;;
+    *) echo "usage: $0 build|lint|test|page|memcheck|bench|languages" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target
