@@ -129,8 +129,28 @@ impl Charge {
         self.bytes
     }
 
-    /// Makes it `bytes`. What is more is taken even when there is no room: a filter's output is
-    /// bounded but known only when it is there. The room is missing for the next chunk then.
+    /// Makes it `bytes`, or leaves it as it is where there is no room for what is more.
+    pub fn grow(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let budget = &self.share.budget;
+        let has_room = if more == 0 {
+            true
+        } else if self.from_reserve {
+            take(&self.share.reserve, more)
+        } else {
+            self.share.taken.load(Ordering::Relaxed) + more <= budget.total / 4 && take(&budget.shared, more)
+        };
+        if has_room {
+            if !self.from_reserve {
+                self.share.taken.fetch_add(more, Ordering::Relaxed);
+            }
+            self.bytes += more;
+        }
+        has_room
+    }
+
+    /// Makes it `bytes`. What is more is taken even when there is no room: one line goes on however
+    /// much a filter makes of it. The room is missing for the next chunk then.
     pub fn settle(&mut self, bytes: u64) {
         if bytes <= self.bytes {
             self.give_back(self.bytes - bytes);
@@ -223,6 +243,8 @@ mod tests {
         let mut charge = share.take(100_000).unwrap();
         charge.settle(10);
         assert_eq!(charge.bytes(), 10);
+        assert!(charge.grow(1000) && charge.grow(500) && !charge.grow(1 << 20));
+        assert_eq!((charge.bytes(), budget.used()), (1000, before + 1000));
         charge.settle(200_000);
         assert_eq!(budget.used(), before + 200_000);
         drop(charge);

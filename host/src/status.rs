@@ -212,7 +212,7 @@ pub struct Figures {
     pub filter_seconds: [u64; FILTER_SECONDS_BUCKETS.len() + 1],
     /// Sum of that CPU time; seconds.
     pub filter_seconds_sum: f64,
-    /// By kind: `trap`, `deadline`, `memory`, `output`, `error`.
+    /// Lines by kind: `trap`, `deadline`, `memory`, `output`, `size`, `error`.
     pub filter_errors: BTreeMap<&'static str, u64>,
     /// Swaps by result: `applied`, `failed`, `rolled-back`.
     pub module_swaps: BTreeMap<&'static str, u64>,

@@ -18,7 +18,7 @@ pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 /// The kinds of [`Figures::filter_errors`]. Known values are shown before they first occur, or a
 /// scraper would miss the step from nothing to 1.
-const FILTER_ERRORS: [&str; 5] = ["deadline", "error", "memory", "output", "trap"];
+const FILTER_ERRORS: [&str; 6] = ["deadline", "error", "memory", "output", "size", "trap"];
 /// The results of [`Figures::module_swaps`].
 const MODULE_SWAPS: [&str; 3] = ["applied", "failed", "rolled-back"];
 /// The reasons of [`Figures::lost_bytes`].
@@ -134,7 +134,7 @@ const METRICS: &[Metric] = &[
     },
     Metric {
         name: "weir_filter_errors_total",
-        help: "Batches on which the filter failed, by kind",
+        help: "Lines on which the filter failed, by kind",
         values: Counters("kind", |entry| {
             let known = if entry.status.filter.is_some() { &FILTER_ERRORS[..] } else { &[] };
             from_zero(known, &entry.figures.filter_errors)

@@ -17,6 +17,30 @@ const OUTPUT_RATIO: usize = 4;
 /// The most output for one batch, whatever its lines. Bytes.
 pub(super) const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The most lines that may stand for the lines of one batch. Each becomes a record, which costs memory
+/// beside its bytes; a filter that makes more has its batch taken in parts.
+pub(super) const OUTPUT_LINES_MAX: usize = 65_536;
+
+/// What output may still have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) bytes: usize,
+    pub(super) lines: usize,
+}
+
+impl Room {
+    /// For a batch of which there is no output yet.
+    pub(super) const WHOLE: Self = Self { bytes: OUTPUT_BYTES_MAX, lines: OUTPUT_LINES_MAX };
+
+    /// What is left of it beside so much.
+    pub(super) fn beside(bytes: usize, lines: usize) -> Self {
+        Self {
+            bytes: Self::WHOLE.bytes.saturating_sub(bytes),
+            lines: Self::WHOLE.lines.saturating_sub(lines),
+        }
+    }
+}
+
 /// The most bytes a filter may hand back for `lines` lines of `bytes` bytes in all.
 pub fn output_bytes_max(lines: usize, bytes: usize) -> usize {
     OUTPUT_BYTES_MAX.min(OUTPUT_RATIO * bytes + OUTPUT_BYTES_PER_LINE * lines)
@@ -43,20 +67,29 @@ pub(super) enum BadOutput {
     Trailing { bytes: usize },
     #[error("{bytes} bytes of output; for this batch {max} are taken")]
     Size { bytes: usize, max: usize },
+    #[error("{given} replacement lines; for a batch {max} are taken")]
+    Lines { given: usize, max: usize },
     #[error("a newline in replacement line {line}")]
     Newline { line: usize },
 }
 
 /// How many lines stand for one with this verdict.
-pub(super) fn replacements(verdict: u8) -> usize {
+pub fn replacements(verdict: u8) -> usize {
     match verdict {
         0 | KEEP | SET_ASIDE => 0,
         lines => usize::from(lines) - 1,
     }
 }
 
-/// Whether `output` fits `batch`, and into `room` bytes.
-pub(super) fn check(batch: &Batch<'_>, output: &Output, room: usize) -> Result<(), BadOutput> {
+impl BadOutput {
+    /// Whether there is merely too much of it.
+    pub(super) fn is_size(&self) -> bool {
+        matches!(self, Self::Size { .. } | Self::Lines { .. })
+    }
+}
+
+/// Whether `output` fits `batch`, and into `room`.
+pub(super) fn check(batch: &Batch<'_>, output: &Output, room: Room) -> Result<(), BadOutput> {
     let Output { verdicts, bytes, ends } = output;
     let lines = batch.starts.len();
     if verdicts.len() != lines {
@@ -66,7 +99,10 @@ pub(super) fn check(batch: &Batch<'_>, output: &Output, room: usize) -> Result<(
     if ends.len() != promised {
         return Err(BadOutput::Replacements { promised, given: ends.len() });
     }
-    let max = output_bytes_max(lines, batch.bytes.len()).min(room);
+    if ends.len() > room.lines {
+        return Err(BadOutput::Lines { given: ends.len(), max: room.lines });
+    }
+    let max = output_bytes_max(lines, batch.bytes.len()).min(room.bytes);
     if bytes.len() > max {
         return Err(BadOutput::Size { bytes: bytes.len(), max });
     }
@@ -114,7 +150,7 @@ mod tests {
 
     fn checked(verdicts: &[u8], bytes: &[u8], ends: &[u32]) -> Result<(), BadOutput> {
         let output = Output { verdicts: verdicts.into(), bytes: bytes.into(), ends: ends.into() };
-        check(&batch(), &output, OUTPUT_BYTES_MAX)
+        check(&batch(), &output, Room::WHOLE)
     }
 
     #[test]
@@ -140,6 +176,10 @@ mod tests {
         checked(&[1, 1, 2], &vec![b'x'; max], &[max as u32]).unwrap();
         let long = vec![b'x'; max + 1];
         assert!(matches!(checked(&[1, 1, 2], &long, &[max as u32 + 1]), Err(BadOutput::Size { .. })));
+        let three = Output { verdicts: vec![0, 0, 4], bytes: Vec::new(), ends: vec![0; 3] };
+        check(&batch(), &three, Room { lines: 3, ..Room::WHOLE }).unwrap();
+        let bad = check(&batch(), &three, Room { lines: 2, ..Room::WHOLE }).unwrap_err();
+        assert!(matches!(bad, BadOutput::Lines { given: 3, max: 2 }) && bad.is_size());
     }
 
     #[test]
@@ -166,7 +206,7 @@ mod tests {
                 output.ends.sort_unstable();
                 output.bytes.resize(output.ends.last().map_or(0, |end| *end as usize), b'x');
             }
-            if check(&batch(), &output, OUTPUT_BYTES_MAX).is_ok() {
+            if check(&batch(), &output, Room::WHOLE).is_ok() {
                 prop_assert_eq!(output.verdicts.len(), 3);
                 let (mut start, mut ends) = (0, output.ends.iter());
                 for (i, verdict) in output.verdicts.iter().enumerate() {

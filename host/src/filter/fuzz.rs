@@ -1,7 +1,7 @@
 //! Fuzz target: what a module may hand back.
 
 use super::Batch;
-use super::check::{OUTPUT_BYTES_MAX, Output, check, output_bytes_max, replacements};
+use super::check::{OUTPUT_BYTES_MAX, Output, Room, check, output_bytes_max, replacements};
 
 /// The lines of the batch; every other one was joined from two.
 const LINES: [&[u8]; 8] = [b"one", b"t\nwo", b"", b"fo\nur", b"five", b"\n", b"\r", b"\n8"];
@@ -28,7 +28,7 @@ pub fn output(input: &[u8]) {
     let batch = Batch { path: "p", offset: 0, unix_ms: 0, bytes: &source, starts: &starts, ends: &stops };
     let room = room.min(output_bytes_max(lines.len(), source.len()));
     let fits = output.bytes.len() <= room && walk(lines, &output).is_some();
-    assert_eq!(check(&batch, &output, room).is_ok(), fits, "{output:?}");
+    assert_eq!(check(&batch, &output, Room { bytes: room, ..Room::WHOLE }).is_ok(), fits, "{output:?}");
 }
 
 /// Takes the output apart; `None` where something is missing, left over or out of its place.

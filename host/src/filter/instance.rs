@@ -18,7 +18,7 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
 use super::bindings::weir::filter::host::Host;
 use super::bindings::weir::filter::types;
 use super::bindings::{self, LineFilter};
-use super::check::{self, Output, output_bytes_max};
+use super::check::{self, OUTPUT_LINES_MAX, Output, Room, output_bytes_max};
 use super::engine::{Module, Shared, lock};
 use super::voice::{Voice, tame};
 use super::{Batch, ErrorKind, Failure, FilterContext};
@@ -32,6 +32,8 @@ const INIT_HOSTCALL_BYTES_MAX: usize = 1 << 20;
 const PARTS_MAX: usize = 64;
 /// Elements of all tables of a component; a pointer each.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// What wasmtime says when more than [`hostcall_bytes_max`] is handed back; the error has no type.
+const HOSTCALL_FUEL: &str = "hostcalls";
 /// Names that a single call may count under; the others are ignored.
 const PENDING_COUNTS_MAX: usize = 128;
 
@@ -127,12 +129,12 @@ impl Instance {
         self.store.data().memory.used
     }
 
-    /// Passes a batch through `process`; the answer may have `room` bytes.
+    /// Passes a batch through `process`; the answer may have so much `room`.
     pub(super) fn process(
         &mut self,
         batch: &Batch<'_>,
         cpu: Duration,
-        room: usize,
+        room: Room,
     ) -> Result<Output, Failure> {
         let Self { store, filter, shared } = self;
         let wire = bindings::Batch {
@@ -159,16 +161,19 @@ impl Instance {
                 store.data_mut().commit_counts();
                 Ok(output)
             }
-            Err(bad) => Err(Failure { kind: ErrorKind::Output, message: bad.to_string() }),
+            Err(bad) => {
+                let kind = if bad.is_size() { ErrorKind::Size } else { ErrorKind::Output };
+                Err(Failure { kind, message: bad.to_string() })
+            }
         }
     }
 }
 
 /// The most that a good answer to a batch takes on its way to the host.
 fn hostcall_bytes_max(lines: usize, bytes: usize) -> usize {
-    // A verdict, and up to 253 ends of four bytes: an answer that is too large by a little still
-    // arrives, and is refused with better words than wasmtime has.
-    2 * output_bytes_max(lines, bytes) + lines * (1 + 253 * 4) + INIT_HOSTCALL_BYTES_MAX
+    // A verdict, and up to 253 ends of four bytes. An answer that is too large by a little still
+    // arrives, and is refused with exact words.
+    output_bytes_max(lines, bytes) + lines + 4 * OUTPUT_LINES_MAX.min(253 * lines) + INIT_HOSTCALL_BYTES_MAX
 }
 
 fn begin(store: &mut Store<State>, cpu: Duration, hostcall_bytes: usize) {
@@ -202,6 +207,8 @@ fn explain(store: &mut Store<State>, error: &wasmtime::Error, cpu: Duration) -> 
         (ErrorKind::Memory, message)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         (ErrorKind::Trap, trap.to_string())
+    } else if error.root_cause().to_string().contains(HOSTCALL_FUEL) {
+        (ErrorKind::Size, "handed back far more than is taken for this batch".into())
     } else {
         (ErrorKind::Output, error.root_cause().to_string())
     };

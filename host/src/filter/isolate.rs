@@ -22,13 +22,18 @@
 //! finding them ends after [`FIND_CPU_MIN`] and some deadlines, and what is then left of the batch
 //! is refused untried, with the cause of the last failure: `on_error` holds for lines that the
 //! filter could not be asked about as for those it failed on.
+//!
+//! # How much output is taken
+//!
+//! A batch with more output than is taken at once is no fault of a line: the batch is halved as above, and what fits is
+//! the outcome of the first lines. The rest of the batch is the caller's to pass through again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::check::{OUTPUT_BYTES_MAX, Output, SET_ASIDE};
+use super::check::{Output, Room, SET_ASIDE};
 use super::engine::{Module, lock};
 use super::instance::{Instance, thread_cpu};
 use super::voice::Voice;
@@ -89,7 +94,8 @@ impl Filter {
     }
 
     /// Passes a batch through the module. However the module behaves, this comes back within
-    /// bounds and says something about every line.
+    /// bounds and says something about every line, unless there is more output than is taken at
+    /// once: then about the first lines, at least one.
     pub fn process(&mut self, batch: &Batch<'_>) -> Outcome {
         let begun = thread_cpu();
         let mut search = Search { filter: self, batch: *batch, outcome: Outcome::default(), begun };
@@ -102,8 +108,24 @@ impl Filter {
         outcome
     }
 
-    /// One call of the module, whose answer may have `room` bytes; a failure costs the instance.
-    fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration, room: usize) -> Result<Output, Failed> {
+    /// Passes a batch through as often as it takes for all of its lines.
+    pub fn process_all<E>(
+        &mut self,
+        batch: &Batch<'_>,
+        mut each: impl FnMut(&Batch<'_>, Outcome) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut done = 0;
+        while done < batch.starts.len() {
+            let part = Part::of(batch, done..batch.starts.len());
+            let outcome = self.process(&part.batch());
+            done += outcome.verdicts.len();
+            each(&part.batch(), outcome)?;
+        }
+        Ok(())
+    }
+
+    /// One call of the module, whose answer may have so much `room`; a failure costs the instance.
+    fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration, room: Room) -> Result<Output, Failed> {
         let instance = match self.instance.take() {
             Some(instance) => Ok(instance),
             None => Instance::new(&self.module, &self.context, &self.voice),
@@ -163,6 +185,8 @@ impl Search<'_, '_> {
             match attempt {
                 Ok(output) => self.take(part, output),
                 Err(Failed::NoInstance(failure)) => return self.refuse(part.start..whole.end, &failure),
+                // What comes next may fit a batch of its own.
+                Err(Failed::Call(failure)) if failure.kind == ErrorKind::Size && self.is_crowded() => return,
                 Err(Failed::Call(_)) if part.len() > 1 => parts.extend(halves(part)),
                 Err(Failed::Call(failure)) => {
                     self.refuse(part, &failure);
@@ -179,24 +203,20 @@ impl Search<'_, '_> {
         thread_cpu() - self.begun > FIND_CPU_MIN.saturating_add(deadlines).saturating_add(inits)
     }
 
+    /// Whether lines before have taken so much room that a line may fail that would not alone: then
+    /// it is not asked about here.
+    fn is_crowded(&self) -> bool {
+        let Room { bytes, lines } = Room::WHOLE;
+        self.outcome.bytes.len() > bytes / 2 || self.outcome.ends.len() > lines / 2
+    }
+
     fn attempt_part(&mut self, part: &Range<usize>, cpu: Duration) -> Result<Output, Failed> {
-        let (starts, ends) = (&self.batch.starts[part.clone()], &self.batch.ends[part.clone()]);
-        let from = starts.first().copied().unwrap_or(0);
-        let to = ends.last().copied().unwrap_or(from);
-        let moved =
-            |places: &[u32]| places.iter().map(|place| place.saturating_sub(from)).collect::<Vec<_>>();
-        let batch = Batch {
-            offset: self.batch.offset + u64::from(from),
-            bytes: self.batch.bytes.get(from as usize..to as usize).unwrap_or_default(),
-            starts: &moved(starts),
-            ends: &moved(ends),
-            ..self.batch
-        };
-        self.attempt(&batch, cpu)
+        let part = Part::of(&self.batch, part.clone());
+        self.attempt(&part.batch(), cpu)
     }
 
     fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration) -> Result<Output, Failed> {
-        let room = OUTPUT_BYTES_MAX - self.outcome.bytes.len();
+        let room = Room::beside(self.outcome.bytes.len(), self.outcome.ends.len());
         let attempt = self.filter.attempt(batch, cpu, room);
         self.outcome.calls += u32::from(!matches!(attempt, Err(Failed::NoInstance(_))));
         attempt
@@ -235,6 +255,34 @@ impl Search<'_, '_> {
             last.message
         );
         self.refuse(lines, &Failure { kind: last.kind, message });
+    }
+}
+
+/// Some lines of a batch, as a batch.
+struct Part<'a> {
+    of: Batch<'a>,
+    from: u32,
+    starts: Vec<u32>,
+    ends: Vec<u32>,
+}
+
+impl<'a> Part<'a> {
+    fn of(batch: &Batch<'a>, lines: Range<usize>) -> Self {
+        let (starts, ends) = (&batch.starts[lines.clone()], &batch.ends[lines]);
+        let from = starts.first().copied().unwrap_or(0);
+        let moved = |places: &[u32]| places.iter().map(|place| place.saturating_sub(from)).collect();
+        Self { of: *batch, from, starts: moved(starts), ends: moved(ends) }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let (from, used) = (self.from as usize, self.ends.last().copied().unwrap_or(0) as usize);
+        Batch {
+            offset: self.of.offset + u64::from(self.from),
+            bytes: self.of.bytes.get(from..from + used).unwrap_or_default(),
+            starts: &self.starts,
+            ends: &self.ends,
+            ..self.of
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) mod tests;
 mod voice;
 
 pub use cache::{ModuleCache, Tidied};
-pub use check::output_bytes_max;
+pub use check::{output_bytes_max, replacements};
 pub use compile::Compiler;
 pub use engine::{Engine, EngineLimits, Module};
 pub use error::FilterError;
@@ -86,10 +86,11 @@ pub struct Batch<'a> {
     pub ends: &'a [u32],
 }
 
-/// What became of a batch.
+/// What became of a batch, or of its first lines where output for more would be too much at once.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// One a line: 0 drop, 1 keep, 2..=254 replaced by verdict-1 lines, 255 refused.
+    /// One a line: 0 drop, 1 keep, 2..=254 replaced by verdict-1 lines, 255 refused. At least one, and
+    /// fewer than there are lines where the others are to be passed through again.
     pub verdicts: Vec<u8>,
     /// The replacement lines, one after the other.
     pub bytes: Vec<u8>,
@@ -103,6 +104,17 @@ pub struct Outcome {
     pub broken_batches: u32,
     /// Calls of the module's `process`, failed ones included.
     pub calls: u32,
+}
+
+impl Outcome {
+    /// Makes it the outcome of the first `lines` lines.
+    pub fn truncate(&mut self, lines: usize) {
+        self.verdicts.truncate(lines);
+        self.ends.truncate(self.verdicts.iter().map(|verdict| replacements(*verdict)).sum());
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0) as usize);
+        self.bytes.shrink_to_fit();
+        self.refused.retain(|refused| (refused.line as usize) < lines);
+    }
 }
 
 /// A line the filter failed on or set aside.
@@ -127,6 +139,8 @@ pub enum ErrorKind {
     Memory,
     /// What it handed back does not fit the batch.
     Output,
+    /// It handed back more than it may.
+    Size,
     /// It returned an error.
     Error,
     /// It set the line aside on purpose.
@@ -141,6 +155,7 @@ impl ErrorKind {
             Self::Deadline => "deadline",
             Self::Memory => "memory",
             Self::Output => "output",
+            Self::Size => "size",
             Self::Error => "error",
             Self::SetAside => "set-aside",
         }

@@ -206,7 +206,7 @@ fn a_bad_line_is_found_among_thousands() {
         ("ends-backwards", Output, "ends at"),
         ("no-replacement", Output, "there are 0"),
         ("newline", Output, "a newline"),
-        ("flood", Output, ""),
+        ("flood", Size, "far more"),
     ];
     let bench = Bench::new();
     let lines = Lines::with_bad(4000, &[1234]);
@@ -255,6 +255,26 @@ fn a_batch_of_nothing_but_bad_lines_comes_to_an_end() {
         assert!(outcome.refused.len() == 5000 && outcome.refused.iter().all(|line| line.kind == kind));
         assert!(outcome.cpu < Duration::from_secs(3), "{misdeed} took {:?}", outcome.cpu);
     }
+}
+
+/// A batch whose lines are multiplied as often as they may be is taken in parts, and no line is
+/// refused for its neighbours.
+#[test]
+fn a_batch_with_too_much_output_is_taken_in_parts() {
+    let mut filter = Bench::new().filter("guest_misbehave", r#"{"do":"multiply"}"#);
+    let lines = Lines::new((0..4000).map(|i| format!("bad {i}")));
+    let (mut done, mut parts) = (0, 0);
+    let each = |batch: &Batch<'_>, outcome: Outcome| -> Result<(), ()> {
+        assert_eq!(&batch.bytes[..batch.ends[0] as usize], format!("bad {done}").as_bytes());
+        assert!(outcome.refused.is_empty() && outcome.verdicts.iter().all(|verdict| *verdict == 254));
+        assert_eq!(outcome.ends.len(), 253 * outcome.verdicts.len());
+        assert!(outcome.ends.len() <= 65_536, "{} lines at once", outcome.ends.len());
+        (done, parts) = (done + outcome.verdicts.len(), parts + 1);
+        Ok(())
+    };
+    filter.process_all(&lines.batch(), each).unwrap();
+    assert_eq!(done, 4000);
+    assert!(parts < 40, "{parts} parts, where 16 would do");
 }
 
 /// Memory that a module leaks costs it its instance, and no line.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::sorting::{Sorted, refusal, sort};
+use super::sorting::{DROP, SET_ASIDE, Sorted, refusal, sort};
 use super::{FilterChange, Flight, Gate, Origin, Pipeline, Range, dead_letters};
 use crate::budget::{CHUNK_BYTES, RECORD_BYTES};
-use crate::filter::{Batch, ErrorKind, Filter, Outcome};
+use crate::filter::{Batch, ErrorKind, Filter, Outcome, replacements};
 use crate::model::Entry;
 use crate::quarantine::{QuarantineError, SetAside};
 use crate::sink::{Buffer, Chunk, Record};
@@ -55,13 +55,16 @@ impl Pipeline {
     /// Filters the lines of a piece and sends what is to be sent. Where a line may not be passed
     /// by, the chunk ends before it and the gate closes.
     pub(super) fn process(&mut self, piece: &Piece, mut chunk: Chunk, lines: &mut Lines, now: Instant) {
-        let outcome = self.filter(&piece.path, piece.offset, &chunk, lines);
+        let mut outcome = self.filter(&piece.path, piece.offset, &chunk, lines);
+        let mut whole = outcome.as_mut().is_none_or(|outcome| fit(&mut chunk, lines, outcome));
         if self.filter_gave_up(outcome.as_ref()) {
             return self.recycle(chunk);
         }
         let on_error = self.entry.filter.as_ref().map(|filter| filter.on_error.clone()).unwrap_or_default();
+        if let (false, Some(outcome)) = (whole, &outcome) {
+            self.source.cut_again(&chunk.read, outcome.verdicts.len(), lines);
+        }
         let mut sorted = sort(lines, outcome.as_ref(), &on_error);
-        let mut whole = true;
         let held = match sorted.held {
             Some(line) => Some((line, Gate::Hold(held_cause(outcome.as_ref(), line), None))),
             None => self.set_aside(piece, &chunk, lines, &sorted, outcome.as_ref()),
@@ -100,8 +103,13 @@ impl Pipeline {
         self.counts.discarded += sorted.discarded;
         self.counts.quarantined += sorted.aside.len() as u64;
         self.counts.in_flight += sorted.sent + sorted.dead.len() as u64;
+        chunk.records = sorted.records;
+        let cost = cost(&chunk);
+        if let Some(charge) = &mut chunk.charge {
+            charge.settle(cost);
+        }
         let dead = (!sorted.dead.is_empty()).then(|| dead_letters_of(&chunk, lines, &sorted.dead));
-        let parts = u8::from(!sorted.records.is_empty()) + u8::from(dead.is_some());
+        let parts = u8::from(!chunk.records.is_empty()) + u8::from(dead.is_some());
         self.ranges.insert(range, Range { incarnation: piece.incarnation, parts: parts.max(1) });
         let origin = Arc::new(Origin {
             path: piece.path.clone(),
@@ -125,17 +133,12 @@ impl Pipeline {
             flight.route.partition = None;
             self.send(dead, flight, None);
         }
-        if sorted.records.is_empty() {
+        if chunk.records.is_empty() {
             self.recycle(chunk);
             if parts == 0 {
                 self.finish_part(range);
             }
             return;
-        }
-        chunk.records = sorted.records;
-        let cost = cost(&chunk);
-        if let Some(charge) = &mut chunk.charge {
-            charge.settle(cost);
         }
         let flight = flight(sorted.sent, sorted.sources, false);
         self.send(chunk, flight, None);
@@ -314,6 +317,45 @@ impl Pipeline {
         };
         Some((first, Gate::Hold(cause, Some(Instant::now() + QUARANTINE_RETRY))))
     }
+}
+
+/// Charges what the filter made of the lines before it is kept. Where there is no room for all of
+/// it, the outcome becomes that of the first lines, at least one. Whether it is that of all lines.
+fn fit(chunk: &mut Chunk, lines: &Lines, outcome: &mut Outcome) -> bool {
+    let whole = outcome.verdicts.len() == lines.starts.len();
+    let Some(charge) = &mut chunk.charge else { return whole };
+    let fixed = chunk.read.capacity() as u64 + CHUNK_BYTES;
+    let copies = if outcome.refused.is_empty() { 0 } else { lines.used + CHUNK_BYTES as usize };
+    let records = (outcome.verdicts.len() + outcome.ends.len()) as u64;
+    let most = fixed + (outcome.bytes.capacity() + copies) as u64 + records * RECORD_BYTES;
+    if charge.grow(most) {
+        return whole;
+    }
+    let room = charge.bytes().saturating_sub(fixed);
+    let fitting = costs(lines, outcome).scan(0, |sum, cost| {
+        *sum += cost;
+        Some(*sum)
+    });
+    let fitting = fitting.take_while(|sum| *sum <= room).count();
+    outcome.truncate(fitting.max(1));
+    outcome.verdicts.len() == lines.starts.len()
+}
+
+/// The most that each line takes beside what was read: its records, and what was written for them or is copied for
+/// the dead-letter topic. Bytes.
+fn costs<'a>(lines: &'a Lines, outcome: &'a Outcome) -> impl Iterator<Item = u64> + 'a {
+    let (mut ends, mut from) = (outcome.ends.iter(), 0);
+    let lengths = lines.starts.iter().zip(&lines.ends).map(|(start, end)| end - start);
+    outcome.verdicts.iter().zip(lengths).map(move |(verdict, length)| {
+        let lines = replacements(*verdict);
+        let last = ends.by_ref().take(lines).last().copied().unwrap_or(from);
+        let written = u64::from(last - std::mem::replace(&mut from, last));
+        match *verdict {
+            DROP => 0,
+            SET_ASIDE => RECORD_BYTES + CHUNK_BYTES + u64::from(length),
+            _ => lines.max(1) as u64 * RECORD_BYTES + written,
+        }
+    })
 }
 
 fn held_cause(outcome: Option<&Outcome>, line: u32) -> String {

@@ -9,11 +9,11 @@ use crate::sink::{Buffer, Record};
 use crate::source::lines::Lines;
 
 /// The filter drops the line.
-const DROP: u8 = 0;
+pub(super) const DROP: u8 = 0;
 /// The filter keeps the line as it is.
 const KEEP: u8 = 1;
 /// The line is set aside as `on_error` says.
-const SET_ASIDE: u8 = 255;
+pub(super) const SET_ASIDE: u8 = 255;
 
 /// What becomes of the lines of a chunk.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1082,3 +1082,25 @@ fn records_a_filter_wrote_are_set_aside_as_the_lines_they_came_from() {
         (4, b"poison".to_vec())
     );
 }
+
+#[test]
+fn what_a_filter_makes_of_its_lines_stays_within_the_budget() {
+    let mut rig = Rig::new();
+    rig.budget = Budget::new(2 * MIB);
+    rig.broker().silent = true;
+    rig.wants_filter(OnError::Quarantine);
+    rig.append("a.log", text(&(0..400).map(|n| format!("bad {n}")).collect::<Vec<_>>()));
+    rig.start();
+    rig.give_filter(r#"{"do": "multiply"}"#);
+    rig.eventually("as much as there is room for", |rig| rig.status().lines.in_flight > 0);
+    rig.assert_idle();
+    rig.broker().silent = false;
+    rig.broker().answer_all();
+    rig.await_delivered(400);
+    assert_eq!(rig.log().len(), 400 * 253);
+    let (most, a_line) = (rig.broker().most_bytes, 253 * (RECORD_BYTES + 1));
+    assert!(most > MIB / 2 && most <= 2 * MIB + a_line, "{most}");
+    assert_eq!(rig.status().lines.read, 400);
+    rig.stop(DEADLINE);
+    assert_eq!(rig.budget.used(), 0, "all of it was given back");
+}

@@ -179,8 +179,7 @@ impl<W: Write> Show<W> {
             }
             self.sums.skipped += sample.skipped();
             for batch in sample.batches() {
-                let outcome = filter.process(&batch);
-                self.batch(&batch, &outcome)?;
+                filter.process_all(&batch, |batch, outcome| self.batch(batch, &outcome))?;
             }
         }
         writeln!(self.out, "\n{}", self.sums)?;

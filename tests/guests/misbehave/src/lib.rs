@@ -64,6 +64,8 @@ enum Misdeed {
     Newline,
     /// Far more output than input.
     Flood,
+    /// 253 lines for one, as many as there may be.
+    Multiply,
     /// Logs a thousand messages.
     Chatter,
     /// Counts under a thousand names, some of them bad.
@@ -162,6 +164,15 @@ fn misbehave(what: Misdeed, bad: &[bool], mut out: Output) -> Result<Output, Str
         Misdeed::NoReplacement => each_bad(bad, |i| out.verdicts[i] = 2),
         Misdeed::Newline => replace(bad, &mut out, b"two\nlines", |end| end),
         Misdeed::Flood => replace(bad, &mut out, &vec![b'x'; 16 << 20], |end| end),
+        Misdeed::Multiply => each_bad(bad, |i| {
+            out.verdicts[i] = 254;
+            (0..253).for_each(|_| {
+                out.ends.push({
+                    out.bytes.push(b'x');
+                    out.bytes.len() as u32
+                })
+            });
+        }),
         Misdeed::Chatter => (0..1000).for_each(|i| log(Level::Info, &format!("chatter {i}\nforged line"))),
         Misdeed::CountNames => (0..1000).for_each(|i| {
             count(&format!("n_{i}"), 1);
