@@ -913,6 +913,25 @@ fn a_pipeline_that_waits_for_its_filter_reads_nothing_and_sleeps() {
 }
 
 #[test]
+fn a_filter_goes_on_while_another_one_is_being_loaded() {
+    let mut rig = Rig::new();
+    rig.append("a.log", "one\n");
+    rig.wants_filter(OnError::Quarantine);
+    rig.start();
+    rig.give_filter(r#"{"do": "nothing"}"#);
+    rig.await_delivered(1);
+    let wait = FilterChange::WaitFor(FilterStatus {
+        cause: "its filter is being loaded".into(),
+        ..FilterStatus::default()
+    });
+    let inbox = &rig.running.as_ref().unwrap().inbox;
+    inbox.send(Message::Filter(Arc::new(rig.entry.clone()), wait)).unwrap();
+    rig.append("a.log", "two\n");
+    rig.await_delivered(2);
+    assert_eq!(rig.log(), ["one", "two"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_opened_costs_nothing_and_is_told() {
     let mut rig = Rig::new();
     let rules = PolicyRules { roots: Some(vec!["/nowhere".into()]), max_files: 9, ..PolicyRules::default() };
