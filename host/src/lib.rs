@@ -27,6 +27,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod model;
 pub mod policy;
 pub mod status;

@@ -117,9 +117,15 @@ fn source_filter_and_sink_do_not_name_one_another() {
 
 #[test]
 fn each_outside_is_named_by_one_room() {
-    for (name, room) in
-        [("etcd_client", "control"), ("rdkafka", "sink"), ("rdkafka_sys", "sink"), ("wasmtime", "filter")]
-    {
+    for (name, room) in [
+        ("etcd_client", "control"),
+        ("landlock", "confine"),
+        ("minisign_verify", "policy"),
+        ("openssl", "policy"),
+        ("rdkafka", "sink"),
+        ("rdkafka_sys", "sink"),
+        ("wasmtime", "filter"),
+    ] {
         hold(&format!("only {room} names {name}"), |source| {
             (source.room() != room && source.names_crate(name)).then(|| format!("names {name}"))
         });

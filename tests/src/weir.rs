@@ -203,6 +203,11 @@ impl Weir {
         self
     }
 
+    /// The agent's program.
+    pub fn exe(&self) -> &Path {
+        &self.bin
+    }
+
     /// A path under the directory that it may follow.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.path().join("log").join(name)

@@ -78,7 +78,11 @@ impl Drop for Name {
 /// Whether whoever connected is root or the agent's own user.
 pub(super) fn is_own(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+    stream.peer_cred().is_ok_and(|peer| may_connect(peer.uid(), own))
+}
+
+fn may_connect(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
 }
 
 /// Fails unless nothing has the name, or a socket that nobody listens on.
@@ -201,4 +205,23 @@ async fn exchange(
     };
     // The connection ends when its sender is dropped; if it fails, so does the answer.
     tokio::join!(answer, connection).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_for_root_and_the_agents_user() {
+        assert!(may_connect(0, 500) && may_connect(500, 500) && may_connect(0, 0));
+        assert!(!may_connect(1000, 500) && !may_connect(1000, 0) && !may_connect(65534, 500));
+    }
+
+    #[tokio::test]
+    async fn a_connection_says_whose_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+        let _client = UnixStream::connect(dir.path().join("socket")).await.unwrap();
+        assert!(is_own(&listener.accept().await.unwrap().0));
+    }
 }

@@ -17,6 +17,7 @@ use crate::filter::{Engine, Filter, FilterContext, FilterError, ModuleCache};
 use crate::model::{Digest, Entry, EntryName, FilterSpec, ModuleRef};
 use crate::pipeline::{FilterChange, Message};
 use crate::policy::Policy;
+use crate::policy::keys::SIGNATURE_EXTENSION;
 use crate::status::{FilterState, FilterStatus, Obstacle};
 
 /// The pause before a module that could not be fetched is fetched again, doubled up to a minute.
@@ -161,14 +162,14 @@ impl Filters {
             timeout: spec.timeout,
             memory: spec.memory,
         };
-        let (entry, ticket) = (entry.name.clone(), self.tickets);
+        let (entry, ticket, module) = (entry.name.clone(), self.tickets, spec.module.clone());
         self.tasks.spawn(async move {
             let answer = |result| {
                 // Nobody waits for it when the agent stops.
                 let _ = sender.send(Prepared { entry: entry.clone(), ticket, result });
             };
             let mut pause = FETCH_RETRY.0;
-            while let Err(why) = loader.fetch(&digest).await {
+            while let Err(why) = loader.fetch(&module, &digest).await {
                 answer(Err(why));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(FETCH_RETRY.1);
@@ -256,10 +257,11 @@ impl Loader {
         Ok((digest, spec.clone()))
     }
 
-    async fn fetch(&self, digest: &Digest) -> Result<(), Refusal> {
+    /// Has the module in the cache, signed where the policy has keys.
+    async fn fetch(&self, module: &ModuleRef, digest: &Digest) -> Result<(), Refusal> {
         let refusal = |cause: String| Refusal::new(Obstacle::Module, cause);
-        if self.cache.contains(digest) && matches!(self.cache.get(digest), Ok(Some(_))) {
-            return Ok(());
+        if let Ok(Some(bytes)) = self.cache.get(digest) {
+            return self.verify(module, digest, &bytes).await.map_err(refusal);
         }
         let Some(fetcher) = &self.fetcher else {
             return Err(refusal("there is no module store".into()));
@@ -267,7 +269,43 @@ impl Loader {
         let bytes = fetcher.fetch(digest).await.map_err(|error| refusal(error.chain()))?;
         info!(module = %digest.short(), bytes = bytes.len(), "fetched a module");
         self.cache.put(&bytes).map_err(|error| refusal(chain(&error)))?;
-        Ok(())
+        self.verify(module, digest, &bytes).await.map_err(refusal)
+    }
+
+    /// Whether one of the policy's keys signed the module, by the signature that was kept or the one
+    /// that stands beside it now.
+    async fn verify(&self, module: &ModuleRef, digest: &Digest, bytes: &[u8]) -> Result<(), String> {
+        let keys = self.policy.keys();
+        if !keys.are_set() {
+            return Ok(());
+        }
+        if let Ok(Some(kept)) = self.cache.signature(digest)
+            && keys.verify(bytes, &kept).is_ok()
+        {
+            return Ok(());
+        }
+        const SIGN: &str =
+            "sign it with one of the keys in [policy] of this host: weir module sign WASM --sign-key KEY";
+        let signature = self.signature(module, digest).await?;
+        let signature = signature.ok_or_else(|| {
+            format!("module {digest} is not signed, and the policy of this host has keys; {SIGN}, and push it again")
+        })?;
+        keys.verify(bytes, &signature)
+            .map_err(|cause| format!("module {digest} cannot be trusted: {cause}; {SIGN}"))?;
+        self.cache.put_signature(digest, &signature).map_err(|error| chain(&error))
+    }
+
+    async fn signature(&self, module: &ModuleRef, digest: &Digest) -> Result<Option<String>, String> {
+        if let ModuleRef::File(path) = module {
+            let path = path.with_added_extension(SIGNATURE_EXTENSION);
+            return match tokio::fs::read_to_string(&path).await {
+                Ok(signature) => Ok(Some(signature)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+            };
+        }
+        let Some(fetcher) = &self.fetcher else { return Err("there is no module store".into()) };
+        fetcher.signature(digest).await.map_err(|error| error.chain())
     }
 
     fn load(&self, digest: &Digest, context: FilterContext) -> Result<Box<Filter>, Refusal> {

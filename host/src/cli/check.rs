@@ -14,12 +14,15 @@ use rustix::fs::{Access, access};
 
 use super::Common;
 use super::list::runtime;
+use super::signing::signature_beside;
 use crate::config::{self, EtcdSettings, ListSource, Settings};
-use crate::control::list::{self, Origin};
+use crate::confine::{Bounds, Confined, try_to_confine};
+use crate::control::list::{self, Origin, envelope};
 use crate::control::lists::Lists;
 use crate::control::modules::Store;
 use crate::filter::inspect::inspect;
 use crate::model::{Entry, ModuleRef, OnError, Problem};
+use crate::policy::Keys;
 use crate::sink::probe::{self, KnownTopic, ProbeError};
 
 /// How long Kafka may take to answer.
@@ -98,6 +101,7 @@ fn check<W: Write>(settings: &Settings, offline: bool, report: &mut Report<W>) -
     report.say("list", &list.source, &list.problems)?;
 
     report.say("policy", &policy_in_words(settings), &check_policy(settings, &list.entries))?;
+    report.note(&confinement(settings))?;
     if settings.policy.rules().roots.is_some()
         && fs::read_to_string(PROTECTED_HARDLINKS).is_ok_and(|value| value.trim() == "0")
     {
@@ -113,14 +117,16 @@ fn check<W: Write>(settings: &Settings, offline: bool, report: &mut Report<W>) -
 }
 
 /// The list as the agent would apply it.
-struct Listed {
+struct Listed<'a> {
+    keys: &'a Keys,
     source: String,
     entries: Vec<Arc<Entry>>,
     problems: Vec<Problem>,
 }
 
-fn check_list(settings: &Settings, offline: bool) -> Listed {
-    let mut listed = Listed { source: String::new(), entries: Vec::new(), problems: Vec::new() };
+fn check_list(settings: &Settings, offline: bool) -> Listed<'_> {
+    let keys = settings.policy.keys();
+    let mut listed = Listed { keys, source: String::new(), entries: Vec::new(), problems: Vec::new() };
     match &settings.list {
         ListSource::Etcd(etcd) => {
             listed.source = format!("etcd {}", etcd.collect_keys.join(", "));
@@ -155,8 +161,11 @@ fn absolute(path: &str) -> String {
     std::path::absolute(path).map_or_else(|_| path.into(), |path| path.to_string_lossy().into_owned())
 }
 
-impl Listed {
+impl Listed<'_> {
     fn read(&mut self, text: &[u8], origin: &Origin) {
+        if self.keys.are_set() && *origin != Origin::Settings {
+            self.problems.extend(envelope::verify(text, origin, self.keys).err());
+        }
         match list::parse(text, origin) {
             Err(problem) => self.problems.push(problem),
             Ok(list) => {
@@ -164,7 +173,7 @@ impl Listed {
                 for item in list.items {
                     match item.checked {
                         Ok(entry) => {
-                            self.problems.extend(module_file_problem(&entry));
+                            self.problems.extend(module_file_problem(&entry, self.keys));
                             self.entries.push(entry);
                         }
                         Err(refused) => self.problems.push(refused.problem),
@@ -203,20 +212,45 @@ impl Listed {
         let mut store = Store::connect(etcd).await?;
         for entry in &self.entries {
             let Some(filter) = &entry.filter else { continue };
-            if let Err(error) = store.resolve(&filter.module).await {
-                let fix = format!("push it: `weir module push WASM --tag {}`", filter.module);
-                self.problems.push(Problem::new(entry.name.as_str(), error.chain(), fix));
+            match store.resolve(&filter.module).await {
+                Err(error) => {
+                    let fix = format!("push it: `weir module push WASM --tag {}`", filter.module);
+                    self.problems.push(Problem::new(entry.name.as_str(), error.chain(), fix));
+                }
+                Ok(digest) if self.keys.are_set() => {
+                    let (bytes, signature) = (store.fetch(&digest).await?, store.signature(&digest).await?);
+                    self.problems.extend(unsigned(entry, &bytes, signature.as_deref(), self.keys));
+                }
+                Ok(_) => {}
             }
         }
         Ok(())
     }
 }
 
+/// Where there are keys, one of them must have signed a module.
+fn unsigned(entry: &Entry, bytes: &[u8], signature: Option<&str>, keys: &Keys) -> Option<Problem> {
+    if !keys.are_set() {
+        return None;
+    }
+    let verified =
+        signature.ok_or_else(|| "it is not signed".into()).and_then(|text| keys.verify(bytes, text));
+    let module = &entry.filter.as_ref()?.module;
+    let fix = "sign it, and push it again: weir module sign WASM --sign-key KEY";
+    Some(Problem::new(entry.name.as_str(), format!("module {module}: {}", verified.err()?), fix))
+}
+
 /// A module named as a file must be there and be a filter.
-fn module_file_problem(entry: &Entry) -> Option<Problem> {
+fn module_file_problem(entry: &Entry, keys: &Keys) -> Option<Problem> {
     let ModuleRef::File(file) = &entry.filter.as_ref()?.module else { return None };
     let cause = match fs::read(file) {
-        Ok(bytes) => inspect(&bytes).err()?.to_string(),
+        Ok(bytes) => match inspect(&bytes) {
+            Err(error) => error.to_string(),
+            Ok(_) => {
+                let signature = signature_beside(file).ok().flatten();
+                return unsigned(entry, &bytes, signature.as_deref(), keys);
+            }
+        },
         Err(error) => format!("cannot be read: {error}"),
     };
     let cause = format!("module {}: {cause}", file.display());
@@ -242,6 +276,20 @@ fn policy_in_words(settings: &Settings) -> String {
             let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
             format!("files below {}", roots.join(", "))
         }
+    }
+}
+
+/// Whether the kernel will hold the agent, tried on a thread that ends with it.
+fn confinement(settings: &Settings) -> String {
+    if !settings.policy.rules().confine {
+        return "the kernel does not confine the agent: confine = false under [policy]".into();
+    }
+    let bounds = Bounds::of(settings, None);
+    let tried = std::thread::scope(|scope| scope.spawn(|| try_to_confine(&bounds)).join());
+    match tried.unwrap_or_else(|_| Confined::Not("trying it failed".into())) {
+        Confined::Fully => "the kernel confines the agent (Landlock)".into(),
+        Confined::Partly => "the kernel confines the agent as far as it can (an older Landlock)".into(),
+        Confined::Not(why) => format!("the kernel does not confine the agent: {why}"),
     }
 }
 
@@ -332,7 +380,9 @@ mod tests {
         let common = Cli::parse_from(args).common;
         let mut report = Report { out: Vec::new(), problems: 0 };
         check(&config::load(&common, &[]).unwrap(), offline, &mut report).unwrap();
+        // The kernel's part depends on the kernel.
         let text = String::from_utf8(report.out).unwrap();
+        let text: String = text.split_inclusive('\n').filter(|line| !line.contains("the kernel")).collect();
         (text.replace(&format!("{}/", dir.path().display()), ""), report.problems)
     }
 

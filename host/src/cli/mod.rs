@@ -13,9 +13,11 @@ pub mod demo;
 pub mod fleet;
 pub mod list;
 pub mod module;
+pub mod policy;
 pub mod quarantine;
 mod rates;
 pub mod run;
+pub mod signing;
 pub mod status;
 pub mod tap;
 pub mod top;
@@ -98,6 +100,9 @@ pub enum Command {
     Tap(tap::TapArgs),
     /// Every agent on this etcd: version, applied revision, troubled entries, last seen
     Fleet(fleet::FleetArgs),
+    /// What this host's policy allows a list to ask for, and why
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Lines set aside on this host: look at them, send them again, remove them
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineCommand),
@@ -125,6 +130,7 @@ impl Cli {
             Command::Top(args) => top::run(&common, args),
             Command::Tap(args) => tap::run(&common, args),
             Command::Fleet(args) => fleet::run(&common, args),
+            Command::Policy(command) => policy::run(&common, command),
             Command::Quarantine(command) => quarantine::run(&common, command),
             Command::Completions(args) => completions::completions(&mut Self::command(), args),
             Command::Man(args) => completions::man(Self::command(), args),

@@ -8,6 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Common;
 use crate::agent::{self, Finished, Mode};
+use crate::config::Settings;
+use crate::confine::{Bounds, Confined, confine};
 use crate::{config, telemetry};
 
 /// Arguments.
@@ -41,6 +43,7 @@ pub fn run(common: &Common, args: RunArgs) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let settings = config::load(common, &args.allow)?;
     let mode = Mode { stdout: args.stdout, once: args.once };
+    hold(&settings, mode);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weir")
@@ -52,6 +55,25 @@ pub fn run(common: &Common, args: RunArgs) -> anyhow::Result<ExitCode> {
         anyhow::Ok(agent::run(settings, mode, stop).await?)
     })?;
     Ok(report(finished, mode))
+}
+
+/// Confines the agent, before there is a second thread.
+fn hold(settings: &Settings, mode: Mode) {
+    if !settings.policy.rules().confine {
+        return;
+    }
+    let scratch = mode.stdout.then(std::env::temp_dir);
+    match confine(&Bounds::of(settings, scratch.as_deref())) {
+        Confined::Fully => tracing::info!("confined by the kernel to the roots of its policy and its state"),
+        Confined::Partly => {
+            tracing::info!(
+                "confined by the kernel to the roots of its policy and its state, as far as it can"
+            );
+        }
+        Confined::Not(why) => {
+            tracing::warn!(why, "the kernel does not confine the agent; its policy holds all the same");
+        }
+    }
 }
 
 fn report(finished: Finished, mode: Mode) -> ExitCode {

@@ -87,6 +87,15 @@ pub fn place(settings: &Settings, key: &str) -> String {
     toml::place(&text, &file, key).unwrap_or_else(|| format!("{file}: {key}"))
 }
 
+/// Where `key` of the policy stands, in the settings or in the file of its own; `None` where it has
+/// its default.
+pub fn policy_place(settings: &Settings, key: &str) -> Option<String> {
+    let file = &settings.policy.rules().file;
+    let key = if *file == settings.file { format!("policy.{key}") } else { key.to_owned() };
+    let text = fs::read_to_string(file).ok()?;
+    toml::place(&text, &file.display().to_string(), &key)
+}
+
 fn instead(common: &Common) -> Instead {
     Instead {
         brokers: common.kafka_brokers.clone(),

@@ -9,7 +9,10 @@ use super::resolve::{Resolver, values};
 use super::typed::{At, TypedPolicy};
 use super::{ListSource, read_text, toml, trust};
 use crate::model::Digest;
-use crate::policy::{ENTRIES_MAX, FILES_MAX, Policy, ROOT_DEFAULT, Rules};
+use crate::policy::{ENTRIES_MAX, FILES_MAX, Policy, ROOT_DEFAULT, Rules, keys};
+
+/// Bytes a second, as for an entry.
+const READ_RATE_LEAST: u64 = 1024;
 
 impl Resolver<'_> {
     pub(super) fn policy(
@@ -25,6 +28,17 @@ impl Resolver<'_> {
                 self.problem(&glob.place, cause, "write a glob such as \"app-*\"");
             }
         }
+        for key in &typed.keys {
+            if let Err(error) = keys::check(&key.value) {
+                let cause = format!("{:?}: {error}", key.value);
+                self.problem(&key.place, cause, "write the second line of a .pub file of minisign");
+            }
+        }
+        let least = typed.read_bytes_per_second.as_ref().filter(|rate| rate.value < READ_RATE_LEAST);
+        if let Some(rate) = least {
+            let cause = format!("{} bytes a second never read one chunk in sensible time", rate.value);
+            self.problem(&rate.place, cause, format!("write {READ_RATE_LEAST} or more"));
+        }
         let modules = typed.modules.map(|modules| self.digests(&modules));
         let roots = match typed.roots {
             Some(roots) => Some(roots.value.iter().map(|root| self.path(&root.value)).collect()),
@@ -37,6 +51,9 @@ impl Resolver<'_> {
             modules,
             max_entries: count(typed.max_entries, ENTRIES_MAX),
             max_files: count(typed.max_files, FILES_MAX),
+            read_bytes_per_second: typed.read_bytes_per_second.map(|rate| rate.value),
+            keys: values(typed.keys),
+            confine: typed.confine.unwrap_or(true),
             state_dir: state_dir.map(Path::to_path_buf),
             file,
         };

@@ -134,6 +134,14 @@ impl<'d, 't> Section<'d, 't> {
         }
     }
 
+    pub(super) fn yes_or_no(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.take(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(yes) => Some(*yes),
+            _ => self.wrong(&value, key, "true or false", &format!("write {key} = true")),
+        }
+    }
+
     /// An array of texts, or one text; `commas` separate values within it.
     pub(super) fn list(&mut self, key: &'static str, commas: bool) -> Option<At<Vec<At<String>>>> {
         let value = self.take(key)?;

@@ -140,6 +140,9 @@ fn every_key_is_read() {
         modules = ["{digest}"]
         max_entries = 7
         max_files = 8
+        read_bytes_per_second = "2MiB"
+        keys = ["{KEY}"]
+        confine = false
         "#
     ));
     assert_eq!((settings.agent.name.as_str(), settings.agent.ip.as_str()), ("a", "::1"));
@@ -191,7 +194,12 @@ fn every_key_is_read() {
     );
     assert!(settings.policy.allows_module(&digest) && !settings.policy.allows_module(&Digest::of(b"other")));
     assert_eq!((rules.max_entries, rules.max_files), (7, 8));
+    assert_eq!((rules.read_bytes_per_second, rules.confine), (Some(2 << 20), false));
+    assert_eq!((rules.keys.as_slice(), settings.policy.keys().are_set()), (&[KEY.into()][..], true));
 }
+
+/// Of the form of a key of minisign.
+const KEY: &str = "RWQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 #[test]
 fn all_problems_are_said_at_once_with_line_and_column() {
@@ -336,6 +344,18 @@ fn values_of_the_wrong_type_are_said_once() {
     assert!(
         bad("[policy]\ndeny = [\"{a\"]")
             .starts_with("weir.toml:5:9: policy.deny: \"{a\": unclosed alternate group")
+    );
+    assert_eq!(
+        bad("[policy]\nkeys = [\"RWQ\"]"),
+        "weir.toml:5:9: policy.keys: \"RWQ\": Invalid encoding in minisign data; write the second line of a .pub file of minisign"
+    );
+    assert_eq!(
+        bad("[policy]\nread_bytes_per_second = 10"),
+        "weir.toml:5:25: policy.read_bytes_per_second: 10 bytes a second never read one chunk in sensible time; write 1024 or more"
+    );
+    assert_eq!(
+        bad("[policy]\nconfine = \"no\""),
+        "weir.toml:5:11: policy.confine: the text \"no\", where true or false belongs; write confine = true"
     );
     assert_eq!(
         bad("[policy]\nmodules = [\"redact\"]"),
@@ -509,7 +529,7 @@ fn every_commented_line_of_the_shipped_settings_can_be_used() {
         desk.toml(&changed.join("\n"));
         used += 1;
     }
-    assert_eq!(used, 35);
+    assert_eq!(used, 38);
 }
 
 #[test]
@@ -703,4 +723,18 @@ fn a_key_is_found_again() {
     assert_eq!(place("kafka.properties.a.b"), "weir.toml:6:1: kafka.properties.a.b");
     assert_eq!(place("kafka.properties.batch.sise"), "weir.toml:5:7: kafka.properties.batch.sise");
     assert_eq!(place("state.dir"), "weir.toml: state.dir");
+}
+
+#[test]
+fn a_rule_of_the_policy_is_found_where_it_is_written() {
+    let desk = Desk::new();
+    let place = |settings: &Settings, key: &str| {
+        policy_place(settings, key).map(|place| place.rsplit('/').next().unwrap().to_string())
+    };
+    let settings = desk.toml(&format!("{SMALLEST}[policy]\nroots = [\"/srv\"]\n"));
+    assert_eq!(place(&settings, "roots").as_deref(), Some("weir.toml:5:1: policy.roots"));
+    assert_eq!(place(&settings, "deny"), None);
+    desk.write("policy.toml", "topics = []\nroots = [\"/srv\"]\n");
+    let settings = desk.toml(&format!("{SMALLEST}[policy]\nfile = \"policy.toml\"\n"));
+    assert_eq!(place(&settings, "roots").as_deref(), Some("policy.toml:2:1: roots"));
 }

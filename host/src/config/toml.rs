@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use ::toml::de::DeTable;
+use ::toml::de::{DeTable, DeValue};
 
 use super::OnDelete;
 use super::section::{Document, Section};
@@ -33,8 +33,20 @@ pub(super) fn parse_policy(text: &str, file: &str) -> Read<TypedPolicy> {
 /// Where `key` stands, as in `kafka.brokers`; `None` if it stands nowhere.
 pub(super) fn place(text: &str, file: &str, key: &str) -> Option<String> {
     let doc = Document { file, text, problems: RefCell::default() };
-    let top = Section::new(&doc, String::new(), DeTable::parse(text).ok()?.into_inner());
-    top.flat().into_iter().find(|(name, _)| name == key).map(|(_, value)| value.place)
+    let at = find(DeTable::parse(text).ok()?.get_ref(), key)?;
+    Some(format!("{}: {key}", doc.at(at)))
+}
+
+/// Where `key` begins; a name may have dots of its own.
+fn find(table: &DeTable<'_>, key: &str) -> Option<usize> {
+    table.iter().find_map(|(name, value)| {
+        let rest = key.strip_prefix(name.get_ref().as_ref())?;
+        match (rest.strip_prefix('.'), value.get_ref()) {
+            (None, _) => rest.is_empty().then(|| name.span().start),
+            (Some(rest), DeValue::Table(table)) => find(table, rest),
+            (Some(_), _) => None,
+        }
+    })
 }
 
 fn read<T>(text: &str, file: &str, read: impl for<'d, 't> FnOnce(Section<'d, 't>) -> T) -> Read<T> {
@@ -172,6 +184,9 @@ fn policy(section: &mut Section<'_, '_>, may_point: bool) -> TypedPolicy {
         modules: section.list("modules", false).map(|modules| modules.value),
         max_entries: section.count("max_entries").map(|count| count.value),
         max_files: section.count("max_files").map(|count| count.value),
+        read_bytes_per_second: section.size("read_bytes_per_second"),
+        keys: section.list("keys", false).map_or_else(Vec::new, |keys| keys.value),
+        confine: section.yes_or_no("confine"),
         file: if may_point { section.string("file") } else { None },
     }
 }

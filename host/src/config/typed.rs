@@ -95,6 +95,9 @@ pub(super) struct TypedPolicy {
     pub(super) modules: Option<Vec<At<String>>>,
     pub(super) max_entries: Option<u64>,
     pub(super) max_files: Option<u64>,
+    pub(super) read_bytes_per_second: Option<At<u64>>,
+    pub(super) keys: Vec<At<String>>,
+    pub(super) confine: Option<bool>,
     /// Where the keys stand instead.
     pub(super) file: Option<At<String>>,
 }
@@ -108,5 +111,8 @@ impl TypedPolicy {
             || self.modules.is_some()
             || self.max_entries.is_some()
             || self.max_files.is_some()
+            || self.read_bytes_per_second.is_some()
+            || !self.keys.is_empty()
+            || self.confine.is_some()
     }
 }

@@ -18,10 +18,12 @@ use super::backoff::Backoff;
 use super::error::ControlError;
 use super::kept::{Collector, Found, Kept, Merged, Reading, modules_of};
 use super::list::Origin;
+use super::trust::Trust;
 use super::watch::{Mark, Patience, Watch};
 use super::{Wanted, client, modules};
 use crate::config::EtcdSettings;
 use crate::model::{Digest, ModuleRef, Problem};
+use crate::policy::Keys;
 
 /// Reading is tried so often before a session is given up; another try may reach another endpoint.
 const READ_TRIES: u32 = 4;
@@ -73,16 +75,18 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// `kept_path` is where the last good lists are, or will be.
+    /// `kept_path` is where the last good lists are, or will be; `keys` sign lists, where there are any.
     pub(super) fn new(
         settings: EtcdSettings,
         timing: Timing,
         kept_path: PathBuf,
+        keys: Keys,
         out: Sender<Option<Wanted>>,
     ) -> Self {
         let kept = Kept::load(&kept_path, "etcd");
         let origins = settings.collect_keys.iter().cloned().map(Origin::Key).collect();
-        let collector = Collector::new(origins, settings.on_delete, kept.lists.clone());
+        let collector = Collector::new(origins, settings.on_delete, kept.lists.clone())
+            .with_trust(Trust::new(keys, kept.serials.clone()));
         Self { settings, timing, collector, kept, kept_path, out, failures: 0, said: None }
     }
 
@@ -173,9 +177,10 @@ impl Follower {
             Some((tag_name(module)?.to_string(), digest.as_ref().ok()?.to_string()))
         };
         let tags = modules.iter().filter_map(digest).collect();
-        let kept = Kept { source: "etcd".into(), revision, lists: self.collector.lists().to_vec(), tags };
+        let (lists, serials) = (self.collector.lists().to_vec(), self.collector.serials().clone());
+        let kept = Kept { source: "etcd".into(), revision, lists, tags, serials };
         self.send(merged, modules, revision, "");
-        if (&kept.lists, &kept.tags) != (&self.kept.lists, &self.kept.tags) {
+        if kept != (Kept { revision, ..self.kept.clone() }) {
             self.kept = kept;
             self.save().await;
         }

@@ -20,9 +20,11 @@ use tokio::sync::watch::Sender;
 use super::kept::{Collector, Found, Kept, Merged, Reading, modules_of};
 use super::list::Origin;
 use super::modules::MODULE_BYTES_MOST;
+use super::trust::Trust;
 use super::{ModuleSink, Wanted};
 use crate::config::OnDelete;
 use crate::model::{Digest, ModuleRef};
+use crate::policy::Keys;
 
 /// Between two looks without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -62,15 +64,18 @@ struct Stamp {
 }
 
 impl Follower {
-    /// `kept_path` is where the last good list is, or will be.
+    /// `kept_path` is where the last good list is, or will be; `keys` sign lists, where there are any.
     pub(super) fn new(
         path: PathBuf,
         kept_path: PathBuf,
+        keys: Keys,
         sink: ModuleSink,
         out: Sender<Option<Wanted>>,
     ) -> Self {
         let kept = Kept::load(&kept_path, "file");
-        let collector = Collector::new(vec![Origin::File(path.clone())], OnDelete::Keep, kept.lists.clone());
+        let origins = vec![Origin::File(path.clone())];
+        let collector = Collector::new(origins, OnDelete::Keep, kept.lists.clone())
+            .with_trust(Trust::new(keys, kept.serials.clone()));
         let list = Seen { stamp: None, read_at: SystemTime::UNIX_EPOCH, content: Found::Nothing };
         Self { path, collector, kept, kept_path, list, modules: BTreeMap::new(), sink, out }
     }
@@ -151,7 +156,8 @@ impl Follower {
             return;
         }
         let lists = self.collector.lists().to_vec();
-        self.kept = Kept { source: "file".into(), revision, lists, tags: BTreeMap::new() };
+        let serials = self.collector.serials().clone();
+        self.kept = Kept { source: "file".into(), revision, lists, tags: BTreeMap::new(), serials };
         if let Err(error) = self.kept.save(&self.kept_path) {
             let path = self.kept_path.display();
             tracing::warn!(%path, %error, "the list cannot be kept on disk");

@@ -10,6 +10,7 @@
 //!   believed until it is written again: etcd was replaced, or the host's address changed.
 //! - An entry that was good and is refused now keeps running as it was.
 //! - Where two keys use one name, the first key has it.
+//! - Where the host's policy has keys, only signed lists count: see `trust`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::list::{self, Item, List, Origin};
+use super::trust::Trust;
 use super::{ListState, Refused};
 use crate::config::OnDelete;
 use crate::model::{Entry, EntryName, ModuleRef, Problem};
@@ -57,6 +59,9 @@ pub(super) struct Kept {
     pub(super) lists: Vec<Option<KeptList>>,
     /// The digests of the tags that the lists name.
     pub(super) tags: BTreeMap<String, String>,
+    /// The numbers of signed lists, by origin.
+    #[serde(default)]
+    pub(super) serials: BTreeMap<String, u64>,
 }
 
 /// The last good list of one origin.
@@ -86,6 +91,7 @@ pub(super) struct Collector {
     lists: Vec<Option<KeptList>>,
     /// For an origin whose list is not believed: the cluster, and the revision it was first seen at.
     doubted: Vec<Option<(u64, i64)>>,
+    trust: Trust,
 }
 
 impl Collector {
@@ -101,7 +107,26 @@ impl Collector {
             *list = list.take().or(left);
         }
         let doubted = vec![None; origins.len()];
-        Self { origins, on_delete, lists, doubted }
+        Self { origins, on_delete, lists, doubted, trust: Trust::default() }
+    }
+
+    /// Takes only what is trusted, of what was kept as well.
+    pub(super) fn with_trust(mut self, trust: Trust) -> Self {
+        for kept in &mut self.lists {
+            if kept.as_ref().is_some_and(|kept| !trust.still_good(&kept.text)) {
+                tracing::warn!(
+                    "the list that was kept is signed by no key of this host's policy; it is not run"
+                );
+                *kept = None;
+            }
+        }
+        self.trust = trust;
+        self
+    }
+
+    /// The numbers of signed lists, to be remembered.
+    pub(super) fn serials(&self) -> &BTreeMap<String, u64> {
+        self.trust.serials()
     }
 
     /// The last good lists, to be remembered.
@@ -142,10 +167,13 @@ impl Collector {
             }
             Found::Text { bytes, modified } => (bytes, *modified),
         };
-        let list = list::parse(bytes, &origin).map_err(|mut problem| {
+        let invalid = |mut problem: Problem| {
             problem.cause.push_str(stays);
             (ListState::Invalid, problem)
-        })?;
+        };
+        let known = self.lists[i].as_ref().map(|kept| kept.text.as_str());
+        let serial = self.trust.check(bytes, &origin, known).map_err(invalid)?;
+        let list = list::parse(bytes, &origin).map_err(invalid)?;
         if list.items.is_empty() && !self.believed(i, reading, modified) {
             let cause =
                 format!("the list is empty, but in another cluster or under another key than before{stays}");
@@ -154,6 +182,7 @@ impl Collector {
             return Err((ListState::Missing, problem));
         }
         self.adopt(i, reading.cluster, bytes, &list);
+        self.trust.taken(&origin, serial);
         Ok(())
     }
 
@@ -473,7 +502,8 @@ mod tests {
         let mut collector = keys(&["x"], vec![]);
         collector.read(&at(7, &[Some(&format!("[{A}]"))]));
         let tags = BTreeMap::from([("redact".into(), "sha256:00".into())]);
-        let kept = Kept { source: "etcd".into(), revision: 7, lists: collector.lists().to_vec(), tags };
+        let (lists, serials) = (collector.lists().to_vec(), BTreeMap::from([("x".into(), 3)]));
+        let kept = Kept { source: "etcd".into(), revision: 7, lists, tags, serials };
         assert_eq!(Kept::load(&path, "etcd").lists, []);
         kept.save(&path).unwrap();
         assert_eq!(Kept::load(&path, "etcd"), kept);

@@ -26,6 +26,7 @@ mod kept;
 pub mod list;
 pub mod lists;
 pub mod modules;
+mod trust;
 mod watch;
 
 #[cfg(test)]
@@ -48,11 +49,12 @@ const KEPT_FILE: &str = "list.json";
 pub fn start(settings: &Settings, modules: ModuleSink) -> (Receiver<Option<Wanted>>, Task, Fetcher) {
     let (out, wanted) = channel(None);
     let kept = settings.state_dir.join(KEPT_FILE);
+    let keys = settings.policy.keys().clone();
     let task: Task = match &settings.list {
         ListSource::Etcd(etcd) => {
-            Box::pin(etcd::Follower::new(etcd.clone(), etcd::Timing::default(), kept, out).run())
+            Box::pin(etcd::Follower::new(etcd.clone(), etcd::Timing::default(), kept, keys, out).run())
         }
-        ListSource::File(path) => Box::pin(file::Follower::new(path.clone(), kept, modules, out).run()),
+        ListSource::File(path) => Box::pin(file::Follower::new(path.clone(), kept, keys, modules, out).run()),
         ListSource::Fixed { path, topic } => Box::pin(fixed(path.clone(), topic.clone(), out)),
     };
     (wanted, task, Fetcher::new(&settings.list))

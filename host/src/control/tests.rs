@@ -14,6 +14,7 @@ use super::watch::{Mark, Patience, Watch};
 use super::*;
 use crate::config::key::Pattern;
 use crate::config::{EtcdSettings, OnDelete};
+use crate::policy::Keys;
 
 const KEY: &str = "/weir/web1/collect";
 const A: &str = r#"{"path": "/a", "topic": "t"}"#;
@@ -139,14 +140,16 @@ impl Seen {
             ..Timing::default()
         };
         let (out, wanted) = channel(None);
-        let task = tokio::spawn(Follower::new(settings.clone(), timing, state.join(KEPT_FILE), out).run());
+        let task = tokio::spawn(
+            Follower::new(settings.clone(), timing, state.join(KEPT_FILE), Keys::default(), out).run(),
+        );
         Self { wanted, task }
     }
 
     fn file(path: &Path, state: &Path) -> Self {
         let sink: ModuleSink = Arc::new(|bytes| Ok(Digest::of(bytes)));
         let (out, wanted) = channel(None);
-        let follower = file::Follower::new(path.into(), state.join(KEPT_FILE), sink, out);
+        let follower = file::Follower::new(path.into(), state.join(KEPT_FILE), Keys::default(), sink, out);
         Self { wanted, task: tokio::spawn(follower.run()) }
     }
 

@@ -1,7 +1,7 @@
 //! Modules and their compiled code on this host's disk, by digest.
 //!
 //! `HEX.wasm` is a module as it was pushed; `HEX.KEY.code` its machine code for one configuration
-//! of the engine, and `HEX.KEY.code.sha256` that code's digest. Whole files are renamed into
+//! of the engine, and `HEX.KEY.code.sha256` that code's digest; `HEX.minisig` its signature. Whole files are renamed into
 //! place, the digest last. Everything is verified when it is read, so what a crash or a bad disk
 //! leaves is as good as absent. What is used gets a new modification time; what was not used for long
 //! goes, see [`ModuleCache::tidy`].
@@ -74,9 +74,15 @@ impl ModuleCache {
         Ok(bytes.filter(|bytes| Digest::of(bytes) == *digest))
     }
 
-    /// Whether a file of that name is here; [`ModuleCache::get`] says whether it is undamaged.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        self.module_path(digest).exists()
+    /// Keeps the signature of a module, in place of an older one.
+    pub fn put_signature(&self, digest: &Digest, signature: &str) -> Result<(), FilterError> {
+        self.write(&self.signature_path(digest), signature.as_bytes())
+    }
+
+    /// The signature of a module, if it is here. Who trusts it must have verified it.
+    pub fn signature(&self, digest: &Digest) -> Result<Option<String>, FilterError> {
+        let bytes = read(&self.signature_path(digest))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Removes what no entry has used for 7 days, or what is beyond 1 GiB of unused files: modules,
@@ -166,6 +172,10 @@ impl ModuleCache {
         })
     }
 
+    fn signature_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{}.minisig", digest.hex()))
+    }
+
     fn code_path(&self, digest: &Digest, key: &str) -> PathBuf {
         self.dir.join(format!("{}.{key}.code", digest.hex()))
     }
@@ -187,7 +197,7 @@ fn is_used(path: &Path, used: &BTreeSet<Digest>, key: &str) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((hex, rest)) = name.split_once('.') else { return false };
     let of_used = format!("sha256:{hex}").parse().is_ok_and(|digest| used.contains(&digest));
-    of_used && (rest == "wasm" || rest.split('.').next() == Some(key))
+    of_used && (matches!(rest, "wasm" | "minisig") || rest.split('.').next() == Some(key))
 }
 
 /// Notes that a file is used. Where that fails it is only forgotten sooner.
@@ -324,6 +334,6 @@ mod tests {
         });
         let tidied = cache.tidy_at(&[days[1]].into(), "k", SystemTime::now(), 150).unwrap();
         assert_eq!(tidied, Tidied { files: 1, bytes: 100 });
-        assert_eq!(days.map(|digest| cache.contains(&digest)), [false, true, true]);
+        assert_eq!(days.map(|digest| cache.get(&digest).unwrap().is_some()), [false, true, true]);
     }
 }

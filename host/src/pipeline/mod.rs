@@ -259,7 +259,7 @@ struct Partitions {
     is_topic: bool,
 }
 
-/// Bytes that may be read: `read_bytes_per_second`.
+/// Bytes that may be read: `read_bytes_per_second` of the entry or of the host's policy.
 struct Pace {
     rate: Option<u64>,
     left: f64,
@@ -284,6 +284,7 @@ impl Pipeline {
             once,
         } = setup;
         let (sender, inbox) = channel();
+        let rate = policy.pace(entry.read_bytes_per_second);
         let mut source = Source::new(&entry, policy, checkpoints.clone(), held_limits)?;
         if once {
             source.end();
@@ -304,7 +305,7 @@ impl Pipeline {
             } else {
                 Gate::Open
             },
-            pace: Pace { rate: entry.read_bytes_per_second, left: 0.0, at: now },
+            pace: Pace { rate, left: 0.0, at: now },
             counts: Counts { read: status.lines.read - status.lines.in_flight, in_flight: 0, ..status.lines },
             base_counts: figures.module_counts.clone(),
             entry,

@@ -1,4 +1,4 @@
-//! What any list may ask for on this host: roots, topics, modules, number of entries.
+//! What any list may ask for on this host: roots, topics, modules, signatures, caps.
 //!
 //! In: an entry, or a path to open. Out: yes, or which rule says no and which line to write where;
 //! a file opened below an allowed root. Never settable from etcd. Absent by design: reading what
@@ -12,8 +12,13 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::model::{Digest, Entry, ModuleRef, OnError, Problem, Topic};
 
+mod files;
+pub mod keys;
 mod open;
+pub mod sign;
 
+pub use files::FileShare;
+pub use keys::Keys;
 pub use open::{OpenError, Opened};
 
 /// Entries of one host, where the settings say nothing: each has a thread and a reserve of memory.
@@ -26,8 +31,19 @@ pub const ROOT_DEFAULT: &str = "/var/log";
 
 /// Refused below any root: logins, failed logins (which hold passwords typed as user names), and
 /// the journal. None of them holds lines.
-const NEVER: [&str; 7] =
-    ["**/btmp", "**/btmp[.-]*", "**/wtmp", "**/wtmp[.-]*", "**/lastlog", "**/*.journal", "**/*.journal~"];
+const NEVER: [&str; 11] = [
+    "**/btmp",
+    "**/btmp[.-]*",
+    "**/wtmp",
+    "**/wtmp[.-]*",
+    "**/utmp",
+    "**/utmp[.-]*",
+    "**/lastlog",
+    "**/lastlog[.-]*",
+    "**/faillog",
+    "**/*.journal",
+    "**/*.journal~",
+];
 
 /// `[policy]` as it was typed, checked, with the defaults filled in.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,8 +58,15 @@ pub struct Rules {
     pub modules: Option<BTreeSet<Digest>>,
     /// At most so many entries run.
     pub max_entries: usize,
-    /// At most so many files are followed.
+    /// At most so many files are followed, by all entries together.
     pub max_files: usize,
+    /// At most so many bytes a second are read for each entry; `None` is no bound.
+    pub read_bytes_per_second: Option<u64>,
+    /// Keys of which one must have signed each list and module, as minisign prints them; none
+    /// where nothing needs a signature.
+    pub keys: Vec<String>,
+    /// Whether the kernel is to hold the agent to what the policy lets it read (Landlock).
+    pub confine: bool,
     /// The agent's own directory, which no list may name.
     pub state_dir: Option<PathBuf>,
     /// The file that a refusal names as the one to change.
@@ -60,6 +83,35 @@ pub struct Policy {
     never: GlobSet,
     topics: Option<GlobSet>,
     state_dir: Option<PathBuf>,
+    keys: Keys,
+    /// Files that all entries follow now.
+    files: files::Count,
+}
+
+/// The rule by which a file is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `roots`: it lies below none.
+    Roots,
+    /// `deny`.
+    Deny,
+    /// Logins and the journal are never read below a root.
+    Never,
+    /// Nor is the agent's own state, anywhere.
+    State,
+    /// A file with several names belongs to root or the agent's user, or is not read below a root.
+    HardLinks,
+}
+
+impl Rule {
+    /// The key of `[policy]` that says it; `None` for what is built in.
+    pub fn key(self) -> Option<&'static str> {
+        match self {
+            Self::Roots => Some("roots"),
+            Self::Deny => Some("deny"),
+            Self::Never | Self::State | Self::HardLinks => None,
+        }
+    }
 }
 
 /// A directory below which files may be read.
@@ -87,6 +139,8 @@ impl Policy {
             never: globs(&NEVER)?,
             topics: rules.topics.as_ref().map(|topics| globs(topics)).transpose()?,
             state_dir: rules.state_dir.as_deref().map(resolved),
+            keys: Keys::new(&rules.keys),
+            files: files::Count::default(),
             rules,
         })
     }
@@ -117,6 +171,27 @@ impl Policy {
         }
     }
 
+    /// How fast an entry may be read that asks for `wanted`.
+    pub fn pace(&self, wanted: Option<u64>) -> Option<u64> {
+        [wanted, self.rules.read_bytes_per_second].into_iter().flatten().min()
+    }
+
+    /// The keys that sign lists and modules.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The directories below which files may be read, with links followed; `None` is no bound.
+    pub fn real_roots(&self) -> Option<Vec<&Path>> {
+        self.roots.as_ref().map(|roots| roots.iter().map(|root| root.real.as_path()).collect())
+    }
+
+    /// The root, as it was typed, below which a file lies whose links were followed.
+    pub fn root_of(&self, real: &Path) -> Option<&Path> {
+        let roots = self.roots.iter().flatten();
+        roots.filter(|root| real.starts_with(&root.real)).map(|root| root.said.as_path()).next()
+    }
+
     /// Whether this module may be loaded here, whatever it was called in the list.
     pub fn allows_module(&self, digest: &Digest) -> bool {
         self.rules.modules.as_ref().is_none_or(|modules| modules.contains(digest))
@@ -131,7 +206,8 @@ impl Policy {
         Err(Problem::new(place, cause, self.fix(&format!("add \"{digest}\" to modules"))))
     }
 
-    fn check_topic(&self, place: &str, topic: &Topic) -> Result<(), Problem> {
+    /// Whether an entry may write to `topic`.
+    pub fn check_topic(&self, place: &str, topic: &Topic) -> Result<(), Problem> {
         if self.topics.as_ref().is_none_or(|globs| globs.is_match(topic.as_str())) {
             return Ok(());
         }
@@ -139,7 +215,8 @@ impl Policy {
         Err(Problem::new(place, cause, self.fix(&format!("add \"{topic}\" to topics"))))
     }
 
-    fn check_path(&self, place: &str, text: &str) -> Result<(), Problem> {
+    /// Whether an entry may follow this path or glob; each file is looked at again when it is opened.
+    pub fn check_path(&self, place: &str, text: &str) -> Result<(), Problem> {
         let path = Path::new(text);
         if !path.is_absolute() {
             return Err(Problem::new(place, format!("{text} is not an absolute path"), "begin it with /"));
@@ -149,7 +226,7 @@ impl Policy {
         }
         let (prefix, is_glob) = literal_prefix(path);
         let real = resolved(&prefix);
-        if !is_glob && let Some(cause) = self.denied(path, &real) {
+        if !is_glob && let Some((_, cause)) = self.denied(path, &real) {
             return Err(Problem::new(place, cause, self.deny_fix()));
         }
         let Some(roots) = &self.roots else { return Ok(()) };
@@ -162,11 +239,12 @@ impl Policy {
     }
 
     /// Why this file is not read although it lies below a root.
-    fn denied(&self, path: &Path, real: &Path) -> Option<String> {
+    fn denied(&self, path: &Path, real: &Path) -> Option<(Rule, String)> {
         if let Some(dir) = &self.state_dir
             && real.starts_with(dir)
         {
-            return Some(format!("{} lies in the agent's own state directory", path.display()));
+            let cause = format!("{} lies in the agent's own state directory", path.display());
+            return Some((Rule::State, cause));
         }
         let hit = |globs: &GlobSet| {
             let hits = [path, real].map(|path| globs.matches(path));
@@ -174,10 +252,13 @@ impl Policy {
         };
         if let Some(glob) = hit(&self.deny) {
             let glob = &self.rules.deny[glob];
-            return Some(format!("{} matches \"{glob}\" in deny of this host's policy", path.display()));
+            let cause = format!("{} matches \"{glob}\" in deny of this host's policy", path.display());
+            return Some((Rule::Deny, cause));
         }
         let glob = self.roots.as_ref().and_then(|_| hit(&self.never))?;
-        Some(format!("{} matches \"{}\", which is never read below a root", path.display(), NEVER[glob]))
+        let cause =
+            format!("{} matches \"{}\", which is never read below a root", path.display(), NEVER[glob]);
+        Some((Rule::Never, cause))
     }
 
     fn deny_fix(&self) -> String {
@@ -324,9 +405,13 @@ pub(crate) mod tests {
     #[test]
     fn logins_and_the_journal_are_refused_below_a_root_and_left_to_the_owner_without_one() {
         let bounded = policy(&["/var/log"]);
-        for path in ["/var/log/btmp", "/var/log/btmp.1", "/var/log/wtmp-20260101", "/var/log/lastlog"] {
-            assert!(refusal(&bounded, path).contains("never read below a root"), "{path}");
+        for name in
+            ["btmp", "btmp.1", "wtmp", "wtmp-20260101", "wtmp.db", "utmp", "lastlog", "lastlog.1", "faillog"]
+        {
+            let path = format!("/var/log/{name}");
+            assert!(refusal(&bounded, &path).contains("never read below a root"), "{path}");
         }
+        assert!(refusal(&bounded, "/var/log/journal/0/user-1000@0-1.journal~").contains("\"**/*.journal~\""));
         assert!(refusal(&bounded, "/var/log/journal/0/system.journal").contains("\"**/*.journal\""));
         assert_eq!(Policy::unbounded().check(&entry("/var/log/btmp", "t")), Ok(()));
     }
@@ -364,6 +449,15 @@ pub(crate) mod tests {
         let letter = OnError::DeadLetter(Topic::parse("dead").unwrap());
         dead.filter = filter(ModuleRef::Tag("t".into()), letter);
         assert!(policy.check(&dead).unwrap_err().cause.contains("topic dead"));
+    }
+
+    #[test]
+    fn an_entry_is_read_no_faster_than_the_policy_says() {
+        let policy = |most| Policy::new(Rules { read_bytes_per_second: most, ..Rules::default() }).unwrap();
+        assert_eq!(policy(None).pace(None), None);
+        assert_eq!(policy(None).pace(Some(5)), Some(5));
+        assert_eq!((policy(Some(7)).pace(None), policy(Some(7)).pace(Some(9))), (Some(7), Some(7)));
+        assert_eq!(policy(Some(7)).pace(Some(5)), Some(5));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::Policy;
+use super::{Policy, Rule};
 use crate::model::Problem;
 
 /// How often a path is looked at again that changed between looking and opening, as it does when
@@ -37,8 +37,8 @@ pub enum OpenError {
     #[error("it is gone")]
     Gone,
     /// The policy says no.
-    #[error("{0}")]
-    Refused(Problem),
+    #[error("{1}")]
+    Refused(Rule, Problem),
     /// It is something else, such as `a directory`.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
@@ -52,7 +52,7 @@ impl OpenError {
     pub fn problem(&self, place: &str, path: &Path) -> Problem {
         let path = path.display();
         match self {
-            Self::Refused(problem) => Problem { place: place.into(), ..problem.clone() },
+            Self::Refused(_, problem) => Problem { place: place.into(), ..problem.clone() },
             Self::Gone => Problem::new(place, format!("{path} is gone"), ""),
             Self::NotRegular(kind) => {
                 Problem::new(place, format!("{path} is {kind}"), "name a regular file, or a glob of files")
@@ -60,7 +60,8 @@ impl OpenError {
             Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let cause = format!("{path} may not be read by uid {}", rustix::process::geteuid().as_raw());
                 let fix = "add the agent's user to the group that may read it (often adm), \
-                           or give the agent CAP_DAC_READ_SEARCH";
+                           or give the agent CAP_DAC_READ_SEARCH; if a root was replaced by another directory \
+                           since the agent started, restart it";
                 Problem::new(place, cause, fix)
             }
             Self::Io(error) => Problem::new(place, format!("{path} cannot be opened: {error}"), ""),
@@ -84,14 +85,14 @@ impl Policy {
     /// `real` had no link in it a moment ago; `None` if that has changed since.
     fn open_real(&self, path: &Path, real: &Path) -> Result<Option<Opened>, OpenError> {
         let place = path.display().to_string();
-        if let Some(cause) = self.denied(path, real) {
-            return Err(OpenError::Refused(Problem::new(place, cause, self.deny_fix())));
+        if let Some((rule, cause)) = self.denied(path, real) {
+            return Err(OpenError::Refused(rule, Problem::new(place, cause, self.deny_fix())));
         }
         if !self.reaches(real) {
             let what =
                 if path == real { place.clone() } else { format!("{place}, a link to {},", real.display()) };
             let dir = real.parent().unwrap_or(real);
-            return Err(OpenError::Refused(self.outside(&place, &what, dir)));
+            return Err(OpenError::Refused(Rule::Roots, self.outside(&place, &what, dir)));
         }
         // Before it is opened: that alone would wake the writer of a FIFO, or rewind a tape.
         regular(&fs::symlink_metadata(real).map_err(gone_or_io)?)?;
@@ -115,7 +116,7 @@ impl Policy {
                  who could have linked it there from anywhere"
             );
             let fix = "let root or the agent's user own it, or keep its only name below the root";
-            return Err(OpenError::Refused(Problem::new(place, cause, fix)));
+            return Err(OpenError::Refused(Rule::HardLinks, Problem::new(place, cause, fix)));
         }
         Ok(Opened { file, real: real.to_path_buf(), meta })
     }
@@ -208,7 +209,7 @@ mod tests {
 
         fn refusal(&self, name: &str) -> Problem {
             match self.read(name) {
-                Err(OpenError::Refused(problem)) => problem,
+                Err(OpenError::Refused(_, problem)) => problem,
                 other => panic!("{name}: {other:?}"),
             }
         }
@@ -307,6 +308,36 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
         });
         assert!(!texts.is_empty() && texts.iter().all(|text| text == "line\n"));
+    }
+
+    #[test]
+    fn a_directory_that_turns_into_a_link_all_the_time_never_gives_the_secret() {
+        let place = Place::new();
+        fs::create_dir(place.path("log/dir")).unwrap();
+        fs::create_dir(place.path("outside")).unwrap();
+        fs::write(place.path("log/dir/file"), "line\n").unwrap();
+        fs::write(place.path("outside/file"), "secret\n").unwrap();
+        symlink(place.path("outside"), place.path("link")).unwrap();
+        let (stop, mut texts, mut refusals) = (AtomicBool::new(false), Vec::new(), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Directory and link change places in one step, as nothing but an attacker does.
+                let (dir, link) = (place.path("log/dir"), place.path("link"));
+                while !stop.load(Ordering::Relaxed) {
+                    rustix::fs::renameat_with(CWD, &dir, CWD, &link, rustix::fs::RenameFlags::EXCHANGE)
+                        .unwrap();
+                }
+            });
+            for _ in 0..20_000 {
+                match place.read("log/dir/file") {
+                    Ok(text) => texts.push(text),
+                    Err(_) => refusals += 1,
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(!texts.is_empty() && texts.iter().all(|text| text == "line\n"), "{refusals} refusals");
+        assert!(refusals > 0, "it was never caught outside");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use self::lines::{Lines, Rules};
 use self::tail::{Fate, Fill, Tail, is_gone};
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
-use crate::policy::{OpenError, Policy};
+use crate::policy::{FileShare, OpenError, Policy};
 use crate::status::{FileStatus, Files};
 use crate::telemetry::Seldom;
 
@@ -112,7 +112,8 @@ pub struct Source {
     rewinds: BTreeMap<&'static str, u64>,
     rewind_told: Seldom,
     troubles: BTreeMap<PathBuf, String>,
-    too_many: bool,
+    /// What it may follow of the files of the host.
+    share: FileShare,
 }
 
 /// Lines that were read and are not yet part of a chunk.
@@ -147,6 +148,7 @@ impl Source {
                 long_line: entry.long_line,
             },
             start_at: entry.start_at,
+            share: policy.file_share(),
             policy,
             first: Some(checkpoints.load(&entry.name)),
             checkpoints,
@@ -169,7 +171,6 @@ impl Source {
             rewinds: BTreeMap::new(),
             rewind_told: Seldom::default(),
             troubles: BTreeMap::new(),
-            too_many: false,
         })
     }
 
@@ -231,13 +232,10 @@ impl Source {
     fn scan(&mut self, now: Instant) -> BTreeSet<PathBuf> {
         let began = cpu_time();
         (self.scan_due, self.scanned) = (false, now);
-        let found = self.pattern.scan(self.policy.rules().max_files);
-        if found.too_many && !std::mem::replace(&mut self.too_many, found.too_many) {
-            warn!(entry = %self.entry, limit = self.policy.rules().max_files,
-                "more files than the policy of this host allows; the rest is left alone: narrow the pattern, or raise \
-                [policy] max_files");
-        }
-        self.forget_troubles();
+        // Twice as many as there may be, so that those which are followed are among them.
+        let mut found = self.pattern.scan(self.share.most().saturating_mul(2));
+        let too_many = self.choose(&mut found.files);
+        self.forget_troubles(too_many);
         let named = self.look_at(&found.files);
         self.plan_scan(cpu_time().saturating_sub(began), now);
         if let Some(saved) = self.first.take() {
@@ -269,8 +267,26 @@ impl Source {
         self.next_scan = (now + SCAN_PAUSE.max(cost * 20), now + rescan.max((cost * 1000).min(RESCAN_MAX)));
     }
 
-    /// Troubles that are over are not told any more.
-    fn forget_troubles(&mut self) {
+    /// Leaves as many files as the policy of the host lets all entries follow, those first that are
+    /// followed already. Why some were left out.
+    fn choose(&mut self, files: &mut Vec<PathBuf>) -> Option<String> {
+        let (wanted, granted) = (files.len(), self.share.take(files.len()));
+        if granted == wanted {
+            return None;
+        }
+        files.sort_by_key(|path| !self.by_path.contains_key(path));
+        files.truncate(granted);
+        files.sort();
+        let most = self.share.most();
+        Some(format!(
+            "{granted} of {wanted} or more files are followed: max_files in this host's policy is {most} for all entries"
+        ))
+    }
+
+    /// Troubles that are over are not told any more; that there are too many files is told anew.
+    fn forget_troubles(&mut self, too_many: Option<String>) {
+        let whole = PathBuf::from(self.pattern.text());
+        let told = self.troubles.get(&whole).cloned();
         let troubled = |path: &PathBuf| {
             self.by_path
                 .get(path)
@@ -278,6 +294,11 @@ impl Source {
                 .is_some_and(|tail| tail.trouble.is_some())
         };
         self.troubles.retain(|path, _| troubled(path));
+        let Some(reason) = too_many else { return };
+        if told.is_none() {
+            warn!(entry = %self.entry, reason, "the rest is left alone");
+        }
+        self.troubles.entry(whole).or_insert(reason);
     }
 
     /// One name for each file; what is no regular file is reported.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use crate::agent::same_source;
+use crate::cli::signing::Signing;
 use crate::cli::visible::plain;
 use crate::cli::words::count;
 use crate::control::list::{self, Item, List, Origin};
@@ -29,6 +30,12 @@ pub(in crate::cli) struct Change {
 impl Change {
     pub(in crate::cli) async fn new(lists: &mut Lists, new: Vec<u8>) -> anyhow::Result<Self> {
         Ok(Self { old: lists.read().await?, new, origin: lists.origin() })
+    }
+
+    /// The same with the new list signed, where a key is named.
+    pub(in crate::cli) fn signed(self, signing: &Signing) -> anyhow::Result<Self> {
+        let new = signing.seal(self.new, self.old.text.as_deref(), &self.origin)?;
+        Ok(Self { new, ..self })
     }
 
     /// Says what is wrong or odd; whether an agent would run all of it. What was refused before the

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 
 use super::EditArgs;
 use super::change::Change;
+use crate::control::list::envelope;
 use crate::control::lists::Lists;
 
 /// When neither `$VISUAL` nor `$EDITOR` is set.
@@ -20,7 +21,8 @@ const NEW: &[u8] = b"[\n]\n";
 
 pub(super) async fn edit(lists: &mut Lists, args: &EditArgs) -> anyhow::Result<ExitCode> {
     let old = lists.read().await?;
-    let begun = old.text.clone().unwrap_or_else(|| NEW.into());
+    // Of a signed list people edit what was signed.
+    let begun = old.text.as_deref().map_or_else(|| NEW.into(), plain);
     let draft = Draft::new(&begun)?;
     loop {
         draft.edit()?;
@@ -30,7 +32,8 @@ pub(super) async fn edit(lists: &mut Lists, args: &EditArgs) -> anyhow::Result<E
             draft.remove();
             return Ok(ExitCode::SUCCESS);
         }
-        let change = Change { old: old.clone(), new, origin: lists.origin() };
+        let change = Change { old: old.clone(), new, origin: lists.origin() }.signed(&args.signing);
+        let change = change.with_context(|| draft.kept("nothing was written"))?;
         if !change.check() {
             match ask("go on editing? [Y/n] ") {
                 Some(answer) if !answer.starts_with('n') => continue,
@@ -48,6 +51,16 @@ pub(super) async fn edit(lists: &mut Lists, args: &EditArgs) -> anyhow::Result<E
         let code = written.with_context(|| draft.kept("nothing was written"))?;
         draft.remove();
         return Ok(code);
+    }
+}
+
+/// The list without its signature.
+fn plain(text: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(text) {
+        Ok(text) if envelope::serial(text.as_bytes()).is_some() => {
+            format!("{}\n", envelope::array(text)).into()
+        }
+        _ => text.into(),
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
 use super::Common;
+use super::signing::Signing;
 use crate::config::{self, EtcdSettings, ListSource, Settings};
 use crate::control::ControlError;
 use crate::control::list::{self, List, Origin};
@@ -40,6 +41,8 @@ pub enum ListCommand {
     History(HistoryArgs),
     /// Print each change of the list as it is written
     Watch(WatchArgs),
+    /// Sign the list in a file, in its place
+    Sign(SignArgs),
 }
 
 /// Which list, where the settings name several or another host's is meant.
@@ -84,6 +87,9 @@ pub struct PutArgs {
     /// Which list.
     #[command(flatten)]
     at: At,
+    /// How it is signed.
+    #[command(flatten)]
+    signing: Signing,
     /// Say what was done, or what would happen, as JSON
     #[arg(long)]
     json: bool,
@@ -101,6 +107,9 @@ pub struct AddArgs {
     /// Which list.
     #[command(flatten)]
     at: At,
+    /// How the list is signed.
+    #[command(flatten)]
+    signing: Signing,
     /// Say what was done as JSON
     #[arg(long)]
     json: bool,
@@ -120,6 +129,9 @@ pub struct RmArgs {
     /// Which list.
     #[command(flatten)]
     at: At,
+    /// How the list is signed.
+    #[command(flatten)]
+    signing: Signing,
     /// Say what was done as JSON
     #[arg(long)]
     json: bool,
@@ -139,6 +151,9 @@ pub struct EditArgs {
     /// Which list.
     #[command(flatten)]
     at: At,
+    /// How it is signed.
+    #[command(flatten)]
+    signing: Signing,
     /// Write what is valid without asking
     #[arg(long, short)]
     yes: bool,
@@ -178,6 +193,28 @@ pub struct WatchArgs {
     json: bool,
 }
 
+/// Arguments of `sign`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  minisign -G -p weir.pub -s weir.key          once; the second line of weir.pub goes into [policy] keys
+  weir list sign collect.json --sign-key weir.key --host web1
+  weir list put collect.json --host web1
+
+The list in the file becomes a signed one, for the key in etcd that --key, --host or the settings name; where the
+settings name a list in a file, for any file. Edit it as before, and sign it again: its number grows.
+`weir list put --sign-key` does both at once.")]
+pub struct SignArgs {
+    /// The list
+    file: PathBuf,
+    /// Which list it is.
+    #[command(flatten)]
+    at: At,
+    /// How it is signed.
+    #[command(flatten)]
+    signing: Signing,
+}
+
 /// Runs it.
 pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
     let at = match &command {
@@ -188,6 +225,7 @@ pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
         ListCommand::Edit(args) => &args.at,
         ListCommand::History(args) => &args.at,
         ListCommand::Watch(args) => &args.at,
+        ListCommand::Sign(args) => &args.at,
     };
     let settings = config::load_without_kafka(common, at.host())?;
     let done = runtime()?.block_on(async {
@@ -201,6 +239,7 @@ pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
             ListCommand::Edit(args) => edit::edit(&mut lists, args).await,
             ListCommand::History(args) => past::history(&mut lists, args).await,
             ListCommand::Watch(args) => past::watch(lists, args).await,
+            ListCommand::Sign(args) => sign(&lists.origin(), args).await,
         }
     });
     done.map_err(|error| with_endpoints(error, &settings))
@@ -216,7 +255,7 @@ async fn get(lists: &mut Lists, args: &GetArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn put(lists: &mut Lists, args: &PutArgs) -> anyhow::Result<ExitCode> {
-    let change = Change::new(lists, read_list(&args.file)?).await?;
+    let change = Change::new(lists, read_list(&args.file)?).await?.signed(&args.signing)?;
     change.write(lists, args.json).await
 }
 
@@ -240,7 +279,7 @@ async fn add(lists: &mut Lists, args: &AddArgs) -> anyhow::Result<ExitCode> {
     let mut all = standing(&old, &origin)?;
     all.items.extend(added.items);
     let new = text_of(all.items.iter()).into_bytes();
-    Change { old, new, origin }.write(lists, args.json).await
+    Change { old, new, origin }.signed(&args.signing)?.write(lists, args.json).await
 }
 
 async fn rm(lists: &mut Lists, args: &RmArgs) -> anyhow::Result<ExitCode> {
@@ -256,7 +295,25 @@ async fn rm(lists: &mut Lists, args: &RmArgs) -> anyhow::Result<ExitCode> {
     };
     all.items.remove(found);
     let new = text_of(all.items.iter()).into_bytes();
-    Change { old, new, origin }.write(lists, args.json).await
+    Change { old, new, origin }.signed(&args.signing)?.write(lists, args.json).await
+}
+
+/// Signs the list in a file for `origin`.
+async fn sign(origin: &Origin, args: &SignArgs) -> anyhow::Result<ExitCode> {
+    if !args.signing.has_key() {
+        bail!("name the key with --sign-key; `minisign -G` makes one");
+    }
+    let mut file = Lists::in_file(&args.file);
+    let old = file.read().await?;
+    let new = old.text.clone().with_context(|| format!("{} is not there", args.file.display()))?;
+    let change = Change { old, new, origin: origin.clone() }.signed(&args.signing)?;
+    if !change.check() {
+        eprintln!("nothing was signed");
+        return Ok(ExitCode::FAILURE);
+    }
+    file.write(&change.old, &change.new).await?;
+    println!("{}: signed for {origin}", args.file.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The list that stands there; an empty one where there is none yet.

@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 
 use super::Common;
 use super::list::{etcd_of, runtime, with_endpoints};
+use super::signing::{SignArgs, sign_module};
 use crate::config::{self, EtcdSettings};
 use crate::control::modules::{Contents, Moved, Store};
 use crate::model::{Digest, ModuleRef};
@@ -55,6 +56,8 @@ pub enum ModuleCommand {
     Rollback(rollback::RollbackArgs),
     /// Write a module that is stored to a file
     Pull(pull::PullArgs),
+    /// Sign a module, for hosts whose policy has keys
+    Sign(SignArgs),
     /// List tags and modules
     Ls(LsArgs),
     /// Remove a tag or a module that nobody uses
@@ -100,6 +103,7 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
         ModuleCommand::Rollback(args) => {
             with_etcd(common, None, async |etcd| rollback::run(etcd, &args).await)
         }
+        ModuleCommand::Sign(args) => sign_module(&args),
         ModuleCommand::Pull(args) => with_etcd(common, None, async |etcd| pull::run(etcd, &args).await),
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
         ModuleCommand::Rm(args) => with_etcd(common, None, async |etcd| rm::run(etcd, &args).await),

@@ -14,6 +14,7 @@ use super::canary::{self, Trial};
 use super::sample::{config, context};
 use super::say_moved;
 use crate::cli::list::{At, Change};
+use crate::cli::signing::{Signing, signature_beside};
 use crate::config::EtcdSettings;
 use crate::control::list::{self, Item, Origin};
 use crate::control::lists::Lists;
@@ -34,7 +35,8 @@ and a config that fit only each other go together, by --with-list: the list and 
 transaction.
 
 Agents whose list names the tag fetch the module, try it, and swap between two chunks of lines; one
-that fails there leaves the old one running. The digest is printed last.")]
+that fails there leaves the old one running. A signature that stands beside the module (redact.wasm.minisig,
+see weir module sign) is stored with it. The digest is printed last.")]
 pub struct PushArgs {
     /// The module
     wasm: PathBuf,
@@ -56,6 +58,9 @@ pub struct PushArgs {
     /// Which list `--with-list` writes.
     #[command(flatten)]
     pub(super) at: At,
+    /// How that list is signed.
+    #[command(flatten)]
+    signing: Signing,
 }
 
 /// Runs it.
@@ -70,7 +75,7 @@ pub(super) async fn run(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<
             let key = args.at.key(etcd)?;
             let mut lists = Lists::in_etcd(etcd, &key).await?;
             let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            let change = Change::new(&mut lists, text).await?;
+            let change = Change::new(&mut lists, text).await?.signed(&args.signing)?;
             if !change.check() {
                 return Ok(ExitCode::FAILURE);
             }
@@ -81,9 +86,14 @@ pub(super) async fn run(etcd: &EtcdSettings, args: &PushArgs) -> anyhow::Result<
     let trials = trials(&mut store, etcd, args, change.as_ref()).await?;
     canary::run(&args.wasm, &bytes, trials, args.sample.as_deref()).context("nothing was pushed")?;
 
+    let signature = signature_beside(&args.wasm)?;
     let bar = progress(bytes.len());
     let digest = store.push(&bytes, |sent| bar.inc(sent as u64)).await?;
     bar.finish_and_clear();
+    // Before the tag: agents look for it as soon as that moves.
+    if let Some(signature) = signature {
+        store.push_signature(&digest, &signature).await?;
+    }
     if let Some(name) = &args.tag {
         let list = change.map(|(key, change)| {
             print!("{}", change.difference());

@@ -16,6 +16,7 @@ use super::Refused;
 use crate::model::{Entry, EntryName, Problem};
 
 mod check;
+pub mod envelope;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod raw;
@@ -85,7 +86,7 @@ impl Item {
 /// Reads the list in `text`. An error means that it is no list; what runs should stay.
 pub fn parse(text: &[u8], origin: &Origin) -> Result<List, Problem> {
     let document = Document::new(text, origin)?;
-    let raws: Vec<&RawValue> = serde_json::from_str(document.text).map_err(|e| document.broken(&e))?;
+    let raws = document.entries()?;
     let mut names = Names::default();
     let mut unknown = Unknown::default();
     let items = raws
@@ -221,6 +222,13 @@ impl<'a> Document<'a> {
                 Err(Problem::new(place, "a byte that is not UTF-8", "write the list as UTF-8"))
             }
         }
+    }
+
+    /// The entries of a plain list, or of a signed one.
+    fn entries(&self) -> Result<Vec<&'a RawValue>, Problem> {
+        // Of a signed one a part of the same text, so that places stay right.
+        let array = Self { text: envelope::array(self.text), origin: self.origin };
+        serde_json::from_str(array.text).map_err(|error| array.broken(&error))
     }
 
     fn broken(&self, error: &serde_json::Error) -> Problem {

@@ -224,6 +224,17 @@ impl Store {
         if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(ControlError::Damaged(*digest)) }
     }
 
+    /// Stores the signature of a module, in place of an older one.
+    pub async fn push_signature(&mut self, digest: &Digest, signature: &str) -> Result<(), ControlError> {
+        self.put(self.signature_key(digest), signature.into()).await
+    }
+
+    /// The signature of a module, where it has one.
+    pub async fn signature(&mut self, digest: &Digest) -> Result<Option<String>, ControlError> {
+        let found = self.get(self.signature_key(digest)).await?;
+        Ok(found.map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
+    }
+
     /// Points tag `name` at `digest`, and writes a list in the same transaction where one is given.
     pub async fn tag(
         &mut self,
@@ -326,6 +337,10 @@ impl Store {
         format!("{}blobs/{}/", self.prefix, digest.hex())
     }
 
+    fn signature_key(&self, digest: &Digest) -> String {
+        self.blob_prefix(digest) + "minisig"
+    }
+
     fn manifest_key(&self, digest: &Digest) -> String {
         self.blob_prefix(digest) + "manifest"
     }
@@ -375,6 +390,12 @@ impl Fetcher {
         let settings = self.store.as_ref().ok_or(ControlError::NoStore)?;
         tokio::time::sleep(chance(FETCH_SPREAD)).await;
         Store::connect(settings).await?.fetch(digest).await
+    }
+
+    /// The signature of a module, where the store has one.
+    pub async fn signature(&self, digest: &Digest) -> Result<Option<String>, ControlError> {
+        let settings = self.store.as_ref().ok_or(ControlError::NoStore)?;
+        Store::connect(settings).await?.signature(digest).await
     }
 }
 

@@ -848,6 +848,28 @@ fn a_file_that_may_not_be_read_is_told_and_read_when_it_may() {
 }
 
 #[test]
+fn files_that_are_followed_keep_their_place_when_there_are_too_many() {
+    let mut place = Place::new("*.log");
+    let rules = PolicyRules { max_files: 2, ..PolicyRules::default() };
+    place.policy = Arc::new(Policy::new(rules).unwrap());
+    place.restart();
+    place.append("b.log", "one\n");
+    place.append("c.log", "two\n");
+    assert_eq!(place.lines(), ["one", "two"]);
+    place.append("a.log", "three\n");
+    place.append("c.log", "four\n");
+    assert_eq!(place.lines_within(seconds(30)), ["four"]);
+    let told: Vec<_> = place.source.troubles().values().cloned().collect();
+    assert!(
+        told.len() == 1 && told[0].starts_with("2 of 3 or more files") && told[0].contains("max_files"),
+        "{told:?}"
+    );
+    fs::remove_file(place.path("b.log")).unwrap();
+    assert_eq!(place.lines_within(seconds(30)), ["three"]);
+    assert_eq!(place.source.troubles().len(), 0);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_tried_seldom_and_soon_after_a_hint() {
     let mut place = Place::new("a.log");
     let rules = PolicyRules { roots: Some(vec!["/nowhere".into()]), max_files: 10, ..PolicyRules::default() };
