@@ -139,7 +139,7 @@ pub fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FilterError> {
 
 /// What the engine offers; see `engine::config`.
 fn features() -> WasmFeatures {
-    WasmFeatures::WASM2
+    WasmFeatures::WASM2.difference(WasmFeatures::GC_TYPES)
         | WasmFeatures::EXTENDED_CONST
         | WasmFeatures::TAIL_CALL
         | WasmFeatures::COMPONENT_MODEL

@@ -33,6 +33,8 @@ mod check;
 pub mod compile;
 mod engine;
 mod error;
+#[cfg(test)]
+mod features;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod inspect;
