@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench languages memcheck fuzz lint page guests \
+.PHONY: help demo test faults bench languages memcheck fuzz sbom lint page guests \
 	setup-bench setup-build setup-languages setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
@@ -69,6 +69,10 @@ fuzz: setup-build ## libFuzzer on input from strangers: make fuzz [TARGET=list|l
 page: guests ## The page in a real browser, with screenshots of it in target/page
 	@tests/setup.sh page
 	WEIR_PAGE_DIR=$(CURDIR)/target/page cargo test --package weir --test it -- --nocapture page::
+
+sbom: ## What weir is made of, as CycloneDX: target/sbom.json; needs jq
+	@mkdir -p target && cargo metadata --format-version=1 --locked --filter-platform $$(uname -m)-unknown-linux-gnu \
+		| jq --from-file tests/sbom.jq >target/sbom.json && echo target/sbom.json
 
 lint: setup-lint ## Format, clippy and documentation, warnings denied
 	cargo fmt --all --check

@@ -21,6 +21,7 @@ mod service;
 mod shutdown;
 mod store;
 mod tidy;
+mod trust;
 
 use std::time::Duration;
 
