@@ -328,7 +328,7 @@ mod tests {
     fn unused_files_are_bounded_and_the_longest_unused_go_first() {
         let (_dir, cache) = cache();
         let days = [3, 1, 2].map(|days| {
-            let digest = cache.put(&vec![days; 100]).unwrap();
+            let digest = cache.put(&[days; 100]).unwrap();
             days_ago(&cache, &digest.hex(), u64::from(days));
             digest
         });

@@ -211,7 +211,7 @@ fn file_cells(file: &FileStatus) -> Vec<String> {
     if !file.cause.is_empty() {
         name = format!("{name}: {}", plain(&file.cause));
     }
-    let part = if file.size == 0 { 100 } else { file.read_to.min(file.size) * 100 / file.size };
+    let part = (file.read_to.min(file.size) * 100).checked_div(file.size).unwrap_or(100);
     vec![bytes(file.lag_bytes), format!("{part} %"), bytes(file.size), name]
 }
 
