@@ -38,7 +38,7 @@ pub struct FleetArgs {
     /// Only these agents
     #[arg(value_name = "AGENT")]
     names: Vec<String>,
-    /// Only agents that have this label ([agent] labels); given more than once, all of them
+    /// Only agents that have this label (agent.labels in the settings); given more than once, all of them
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
     /// Print it for programs
