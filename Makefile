@@ -2,8 +2,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench languages memcheck fuzz sbom lint page guests \
-	setup-bench setup-build setup-languages setup-lint setup-tools setup-test
+.PHONY: help demo test faults bench languages memcheck fuzz sbom dist lint page guests \
+	setup-bench setup-build setup-dist setup-languages setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
 WASM := wasm32-unknown-unknown
@@ -70,9 +70,18 @@ page: guests ## The page in a real browser, with screenshots of it in target/pag
 	@tests/setup.sh page
 	WEIR_PAGE_DIR=$(CURDIR)/target/page cargo test --package weir --test it -- --nocapture page::
 
-sbom: ## What weir is made of, as CycloneDX: target/sbom.json; needs jq
+sbom: setup-dist ## What weir is made of, as CycloneDX: target/sbom.json
 	@mkdir -p target && cargo metadata --format-version=1 --locked --filter-platform $$(uname -m)-unknown-linux-gnu \
 		| jq --from-file tests/sbom.jq >target/sbom.json && echo target/sbom.json
+
+DIST := target/dist
+dist: setup-dist sbom ## A Debian package and an archive of the release build, what is in it, and sums: target/dist
+	cargo build --release --package weir
+	@rm -rf $(DIST) && mkdir -p $(DIST)
+	@packaging/deb.sh $(or $(CARGO_TARGET_DIR),target)/release/weir $(DIST)
+	@packaging/archive.sh $(DIST)/weir_*.deb
+	@cp target/sbom.json $(DIST)/weir.cdx.json
+	@cd $(DIST) && sha256sum * >SHA256SUMS && cat SHA256SUMS
 
 lint: setup-lint ## Format, clippy and documentation, warnings denied
 	cargo fmt --all --check
@@ -88,6 +97,9 @@ setup-build:
 
 setup-languages:
 	@tests/setup.sh languages
+
+setup-dist:
+	@tests/setup.sh dist
 
 setup-lint:
 	@tests/setup.sh lint

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing to build weir (`build`), to lint it (`lint`), to test it (`test`), to test it
-# under valgrind (`memcheck`), to see its page in a browser (`page`), to measure it beside others (`bench`) or to
-# build filters in other languages (`languages`). Where nothing is missing it does nothing and says nothing.
+# under valgrind (`memcheck`), to see its page in a browser (`page`), to measure it beside others (`bench`), to
+# build filters in other languages (`languages`) or to package it (`dist`). Where nothing is missing it does nothing and says nothing.
 #
 # Debian packages are installed as root, or with a sudo that asks for no password. Where neither can be
 # had, the command to run is printed. Debian's etcd-server would start an etcd on port 2379, now and at
@@ -126,8 +126,9 @@ case "${1:-}" in
     page) mapfile -t missing < <(packages_to_build; have chromium || echo chromium) ;;
     memcheck) mapfile -t missing < <(packages_to_build; have valgrind || echo valgrind) ;;
     bench) mapfile -t missing < <(packages_to_build; packages_to_test; packages_to_bench) ;;
+    dist) mapfile -t missing < <(packages_to_build; have jq || echo jq; have dpkg-deb || echo dpkg) ;;
     languages) mapfile -t missing < <(packages_to_build; packages_for_languages) ;;
-    *) echo "usage: $0 build|lint|test|page|memcheck|bench|languages" >&2; exit 2 ;;
+    *) echo "usage: $0 build|lint|test|page|memcheck|bench|languages|dist" >&2; exit 2 ;;
 esac
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 wasm_target
