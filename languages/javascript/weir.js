@@ -43,10 +43,10 @@ export function filter({ start, line }) {
     },
     process({ path, offset, unixMs, bytes, starts, ends }) {
       const out = new Out(starts.length);
-      const place = { path, offset, unixMs };
+      // Most filters never ask where a line stands, and a BigInt costs much.
+      const place = { path, unixMs, get offset() { return BigInt.asUintN(64, offset + BigInt(starts[out.at])); } };
       for (let i = 0; i < starts.length; i++) {
         out.at = i;
-        place.offset = BigInt.asUintN(64, offset + BigInt(starts[i]));
         line(bytes.subarray(starts[i], ends[i]), out, place);
       }
       const { verdicts, length } = out;
