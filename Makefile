@@ -33,7 +33,7 @@ faults: setup-test guests ## Every fault at full length, seeded: make faults [SE
 			faults::$(ONLY) source::tests::model::$(ONLY); \
 		code=$$?; cat $(FAULTS)/table.md; echo "also as $(FAULTS)/verdicts.json"; exit $$code
 
-# ONLY=agents,codecs,lengths,filters,entries,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.
+# ONLY=agents,codecs,lengths,filters,entries,pack,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.
 # VECTOR=, FLUENT_BIT= and FILEBEAT= name binaries to measure beside it; bench/configs has their settings.
 bench: setup-bench guests target/bench/otelcol ## weir beside a bare loop, kcat and other agents: make bench [ONLY=latency]
 	cargo build --release --package weir --package weir-bench

@@ -41,6 +41,7 @@ packages_to_test() {
 }
 
 packages_to_bench() {
+    have lz4 || echo lz4
     [ -x /usr/sbin/rsyslogd ] || echo rsyslog
     compgen -G '/usr/lib/*/rsyslog/omkafka.so' >/dev/null || echo rsyslog-kafka
 }

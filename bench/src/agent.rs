@@ -25,6 +25,8 @@ pub(crate) struct Job<'a> {
     pub(crate) codec: &'a str,
     /// An example filter and its configuration; weir only.
     pub(crate) filter: Option<(&'a str, Value)>,
+    /// The size of packed records; weir only.
+    pub(crate) pack: Option<&'a str>,
 }
 
 /// A program that is measured.
@@ -154,6 +156,25 @@ fn kcat_version() -> Result<String> {
     Ok(format!("kcat {}, librdkafka {}", word_after("Version"), word_after("librdkafka")))
 }
 
+/// `lz4 -1`, which sends nothing: what compressing a file costs.
+pub(crate) fn lz4() -> Result<Agent> {
+    let version = first_line(Path::new("lz4"), "--version")?;
+    Ok(Agent {
+        name: "lz4 -1",
+        version,
+        program: "lz4".into(),
+        command: lz4_to_nowhere,
+        one_shot: true,
+        quote: "",
+    })
+}
+
+fn lz4_to_nowhere(program: &Path, job: &Job<'_>) -> Result<Command> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" -1 -q -c \"$1\" > /dev/null"]).arg(program).arg(&job.files[0]);
+    Ok(command)
+}
+
 impl Agent {
     pub(crate) fn command(&self, job: &Job<'_>) -> Result<Command> {
         let mut command = (self.command)(&self.program, job)?;
@@ -166,6 +187,9 @@ fn weir(program: &Path, job: &Job<'_>) -> Result<Command> {
     let entry = |(n, file): (usize, &String)| {
         let mut entry =
             json!({"name": format!("bench{n}"), "path": file, "topic": job.topic, "start_at": "beginning"});
+        if let Some(pack) = job.pack {
+            entry["pack"] = json!(pack);
+        }
         if let Some((filter, config)) = &job.filter {
             entry["filter"] = json!({"module": guests::path(filter), "config": config});
         }

@@ -62,6 +62,7 @@ fn run(
         files: &[glob.to_owned()],
         codec: "lz4",
         filter: None,
+        pack: None,
     };
     let begun = Instant::now();
     let mut process = Process::start(agent.name, agent.command(&job)?, &dir.path().join("output.log"));

@@ -84,6 +84,7 @@ fn run(bench: &Bench, agent: &Agent, rate: u64) -> Result<Figures> {
         files: &files,
         codec: "lz4",
         filter: None,
+        pack: None,
     };
     let mut process = Process::start(agent.name, agent.command(&job)?, &dir.path().join("output.log"));
     file.write(WARM_UP);

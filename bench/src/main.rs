@@ -63,12 +63,13 @@ fn measure() -> Result<()> {
     let mut bench =
         Bench { report: Report::start(&plan, &agents, &missing), plan, agents, kafka: Kafka::shared() };
     type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
-    let measures: [Measure; 7] = [
+    let measures: [Measure; 8] = [
         ("agents", throughput::agents),
         ("codecs", throughput::codecs),
         ("lengths", throughput::lengths),
         ("filters", throughput::filters),
         ("entries", throughput::entries),
+        ("pack", throughput::pack),
         ("latency", latency::latency),
         ("idle", idle::idle),
     ];

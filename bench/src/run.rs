@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rdkafka::Message as _;
 use serde_json::Value;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{Expected, Tally, Verdict};
@@ -18,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_secs(30);
 /// What comes so soon behind the last line that was waited for is a repeat.
 const SETTLE: Duration = Duration::from_millis(500);
+/// The same where nobody knows how many records there will be.
+const SETTLE_PACKED: Duration = Duration::from_secs(3);
 /// From SIGTERM to the end.
 const STOP: Duration = Duration::from_secs(30);
 
@@ -55,6 +58,7 @@ pub(crate) fn run(
     input: &Input,
     codec: &str,
     filter: Option<&Filter>,
+    pack: Option<&str>,
 ) -> Result<Run> {
     let (dir, topic) = (scratch::dir("run"), kafka.topic("bench", 1));
     let job = Job {
@@ -64,16 +68,27 @@ pub(crate) fn run(
         files: &input.files,
         codec,
         filter: filter.cloned(),
+        pack,
     };
     let command = agent.command(&job)?;
     let begun = Instant::now();
     let mut process = Process::start(agent.name, command, &dir.path().join("output.log"));
-    let wanted = input.expected.iter().map(Expected::lines).sum();
+    let wanted = match pack {
+        None => Wanted::Records(input.expected.iter().map(Expected::lines).sum()),
+        Some(_) => Wanted::Some,
+    };
     let (took, peak_memory) = watch(&mut process, &topic, wanted, begun);
     stop(&mut process, agent.one_shot);
     let cpu = process.cpu_to_the_end();
     let mut tally = Tally::of(&quoted(agent, &input.expected));
-    topic.tally_now(&mut tally);
+    if pack.is_none() {
+        topic.tally_now(&mut tally);
+    } else {
+        topic.consumer().to_end(|record| {
+            let lines = record.payload().unwrap_or_default().split(|byte| *byte == b'\n');
+            lines.for_each(|line| _ = tally.see(record.partition(), line));
+        });
+    }
     kafka.delete_topic(topic.name());
     Ok(Run { took, cpu, peak_memory, verdict: tally.verdict() })
 }
@@ -87,9 +102,16 @@ pub(crate) fn quoted(agent: &Agent, expected: &[Expected]) -> Vec<Expected> {
     expected.iter().map(quoted).collect()
 }
 
+/// How many records a run is to make.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Records(u64),
+    Some,
+}
+
 /// Waits until so many records are on the topic, or no more will come. Returns when the last one
-/// was there, and the peak memory.
-fn watch(process: &mut Process, topic: &Topic, wanted: u64, begun: Instant) -> (Duration, u64) {
+/// was there, or where there is none the end of the process, and the peak memory.
+fn watch(process: &mut Process, topic: &Topic, wanted: Wanted, begun: Instant) -> (Duration, u64) {
     let mut consumer = topic.consumer();
     let (mut count, mut changed, mut peak) = (0, Instant::now(), 0);
     loop {
@@ -99,9 +121,13 @@ fn watch(process: &mut Process, topic: &Topic, wanted: u64, begun: Instant) -> (
         if now_there > count {
             (count, changed) = (now_there, Instant::now());
         }
-        let patience = if count >= wanted { SETTLE } else { SILENCE };
+        let patience = match wanted {
+            Wanted::Records(wanted) if count >= wanted && count > 0 => SETTLE,
+            Wanted::Some if count > 0 => SETTLE_PACKED,
+            _ => SILENCE,
+        };
         if over || changed.elapsed() > patience {
-            return (changed - begun, peak);
+            return (if count > 0 { changed - begun } else { begun.elapsed() }, peak);
         }
         std::thread::sleep(LOOK);
     }
