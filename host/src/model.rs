@@ -1,16 +1,21 @@
 //! Nouns that several rooms share. Absent by design: behaviour that touches files, Kafka, etcd
 //! or wasm.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use encoding_rs::Encoding;
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 /// Longest line by default; the rest is handled as `long_line` says. Bytes.
 pub const LINE_BYTES_MAX: u32 = 256 * 1024;
+/// A compiled [`LineStart`]. Bytes.
+const LINE_START_BYTES: usize = 1024 * 1024;
 /// CPU time a filter may take for one batch, by default.
 pub const FILTER_TIMEOUT: Duration = Duration::from_millis(100);
 /// Memory one filter instance may take, by default. Bytes.
@@ -167,6 +172,60 @@ pub struct Entry {
     pub read_bytes_per_second: Option<u64>,
     /// Whether empty lines (`\r` aside) are left out.
     pub skip_empty: bool,
+    /// Notes for whoever reads the records.
+    pub labels: BTreeMap<String, String>,
+    /// Whether each record says in headers where it comes from, and the labels.
+    pub headers: bool,
+    /// Which lines are joined to one record.
+    pub multiline: Option<Multiline>,
+    /// How characters are written in the files; `None` for bytes that are taken as they are.
+    pub encoding: Option<&'static Encoding>,
+    /// Lines that stand together travel as one record of up to so many bytes.
+    pub pack: Option<u32>,
+}
+
+/// Which lines are joined to one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Multiline {
+    /// What a line looks like that begins a record; others belong to the one before.
+    pub start: LineStart,
+    /// At most so many lines are joined.
+    pub max_lines: usize,
+    /// A record that nothing followed for so long is sent.
+    pub flush: Duration,
+}
+
+/// A regular expression that lines are compared with.
+#[derive(Clone, Debug)]
+pub struct LineStart(Regex);
+
+impl LineStart {
+    /// Compiles it; the error says what is wrong, in one line.
+    pub fn new(pattern: &str) -> Result<Self, String> {
+        let compiled = RegexBuilder::new(pattern).size_limit(LINE_START_BYTES).build();
+        compiled.map(Self).map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => "it is too large".into(),
+            error => {
+                error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").into()
+            }
+        })
+    }
+
+    /// As it was written.
+    pub fn pattern(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether a line begins a record.
+    pub fn begins(&self, line: &[u8]) -> bool {
+        self.0.is_match(line)
+    }
+}
+
+impl PartialEq for LineStart {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern() == other.pattern()
+    }
 }
 
 /// The filter of an entry.

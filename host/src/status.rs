@@ -229,6 +229,8 @@ pub struct Figures {
     pub replayed: u64,
     /// Runs of NUL that were skipped.
     pub nul_runs: u64,
+    /// Sequences of bytes that mean no character in the entry's encoding.
+    pub malformed: u64,
     /// What could not be saved, by reason: `truncated`, `deleted`, `held_limit`.
     pub lost_bytes: BTreeMap<&'static str, u64>,
 }

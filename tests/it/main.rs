@@ -14,6 +14,7 @@ mod filter;
 mod harness;
 mod lists;
 mod operate;
+mod options;
 mod packaging;
 mod page;
 mod rotation;

@@ -183,6 +183,11 @@ const METRICS: &[Metric] = &[
         values: Counter(|entry| entry.figures.nul_runs),
     },
     Metric {
+        name: "weir_malformed_sequences_total",
+        help: "Sequences of bytes that mean no character in the entry's `encoding`; each was sent as U+FFFD",
+        values: Counter(|entry| entry.figures.malformed),
+    },
+    Metric {
         name: "weir_lost_bytes_total",
         help: "Bytes that could not be saved, measured or estimated, by reason",
         values: Counters("reason", |entry| from_zero(&LOST_BYTES, &entry.figures.lost_bytes)),

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use super::packing::pack;
 use super::sorting::{DROP, SET_ASIDE, Sorted, refusal, sort};
 use super::{FilterChange, Flight, Gate, Origin, Pipeline, Range, dead_letters};
-use crate::budget::{CHUNK_BYTES, RECORD_BYTES};
+use crate::budget::CHUNK_BYTES;
 use crate::filter::{Batch, ErrorKind, Filter, Outcome, replacements};
 use crate::model::Entry;
 use crate::quarantine::{QuarantineError, SetAside};
@@ -56,13 +57,14 @@ impl Pipeline {
     /// by, the chunk ends before it and the gate closes.
     pub(super) fn process(&mut self, piece: &Piece, mut chunk: Chunk, lines: &mut Lines, now: Instant) {
         let mut outcome = self.filter(&piece.path, piece.offset, &chunk, lines);
-        let mut whole = outcome.as_mut().is_none_or(|outcome| fit(&mut chunk, lines, outcome));
+        let record_bytes = self.record_bytes;
+        let mut whole = outcome.as_mut().is_none_or(|outcome| fit(&mut chunk, lines, outcome, record_bytes));
         if self.filter_gave_up(outcome.as_ref()) {
             return self.recycle(chunk);
         }
         let on_error = self.entry.filter.as_ref().map(|filter| filter.on_error.clone()).unwrap_or_default();
         if let (false, Some(outcome)) = (whole, &outcome) {
-            self.source.cut_again(&chunk.read, outcome.verdicts.len(), lines);
+            self.source.cut_again(piece, &chunk.read, outcome.verdicts.len(), lines);
         }
         let mut sorted = sort(lines, outcome.as_ref(), &on_error);
         let held = match sorted.held {
@@ -74,7 +76,7 @@ impl Pipeline {
                 warn!(entry = %self.entry.name, path = %piece.path.display(), cause, "holds before a line");
             }
             self.gate = gate;
-            self.source.cut_again(&chunk.read, line as usize, lines);
+            self.source.cut_again(piece, &chunk.read, line as usize, lines);
             if lines.used == 0 {
                 return self.recycle(chunk);
             }
@@ -94,29 +96,35 @@ impl Pipeline {
         piece: &Piece,
         mut chunk: Chunk,
         lines: &Lines,
-        sorted: Sorted,
+        mut sorted: Sorted,
         whole: bool,
         now: Instant,
     ) {
         let range = self.take(piece, &chunk, lines, whole);
         self.counts.filtered += sorted.filtered;
         self.counts.discarded += sorted.discarded;
-        self.counts.quarantined += sorted.aside.len() as u64;
-        self.counts.in_flight += sorted.sent + sorted.dead.len() as u64;
+        self.counts.quarantined += lines.weight(&sorted.aside);
+        self.counts.in_flight += sorted.sent + lines.weight(&sorted.dead);
+        if let Some(most) = self.entry.pack {
+            pack(&mut chunk, &mut sorted, most);
+        }
         chunk.records = sorted.records;
-        let cost = cost(&chunk);
+        let cost = cost(&chunk, self.record_bytes);
         if let Some(charge) = &mut chunk.charge {
             charge.settle(cost);
         }
-        let dead = (!sorted.dead.is_empty()).then(|| dead_letters_of(&chunk, lines, &sorted.dead));
+        let dead = (!sorted.dead.is_empty())
+            .then(|| dead_letters_of(&chunk, lines, &sorted.dead, self.record_bytes));
         let parts = u8::from(!chunk.records.is_empty()) + u8::from(dead.is_some());
         self.ranges.insert(range, Range { incarnation: piece.incarnation, parts: parts.max(1) });
         let origin = Arc::new(Origin {
             path: piece.path.clone(),
             incarnation: piece.incarnation,
             offset: piece.offset,
+            places: lines.places.iter().zip(&lines.starts).map(|((raw, _), start)| (*start, *raw)).collect(),
         });
         let route = self.route(&piece.origin);
+        let packs = self.entry.pack.is_some();
         let flight = |lines, sources, dead_letter| Flight {
             range,
             lines,
@@ -125,11 +133,12 @@ impl Pipeline {
             route: route.clone(),
             refused: Default::default(),
             dead_letter,
+            packed: !dead_letter && packs,
             sent: now,
         };
         if let Some((dead, places)) = dead {
             // Another topic has other partitions.
-            let mut flight = flight(places.len() as u64, places, true);
+            let mut flight = flight(lines.weight(&sorted.dead), places, true);
             flight.route.partition = None;
             self.send(dead, flight, None);
         }
@@ -160,7 +169,7 @@ impl Pipeline {
             path: &path,
             offset,
             unix_ms,
-            bytes: &chunk.read[..lines.used],
+            bytes: &chunk.read[..lines.span()],
             starts: &lines.starts,
             ends: &lines.ends,
         });
@@ -302,7 +311,7 @@ impl Pipeline {
                     topic: &self.entry.topic,
                     path: &path,
                     file: &file,
-                    offset: piece.offset + u64::from(start),
+                    offset: piece.offset + u64::from(lines.place(*line as usize).0),
                     kind: refused.map_or("too-long", |refused| refused.kind.as_str()),
                     message: refused.map_or("longer than line_bytes_max", |refused| &refused.message),
                     digest,
@@ -321,18 +330,18 @@ impl Pipeline {
 
 /// Charges what the filter made of the lines before it is kept. Where there is no room for all of
 /// it, the outcome becomes that of the first lines, at least one. Whether it is that of all lines.
-fn fit(chunk: &mut Chunk, lines: &Lines, outcome: &mut Outcome) -> bool {
+fn fit(chunk: &mut Chunk, lines: &Lines, outcome: &mut Outcome, record_bytes: u64) -> bool {
     let whole = outcome.verdicts.len() == lines.starts.len();
     let Some(charge) = &mut chunk.charge else { return whole };
     let fixed = chunk.read.capacity() as u64 + CHUNK_BYTES;
-    let copies = if outcome.refused.is_empty() { 0 } else { lines.used + CHUNK_BYTES as usize };
+    let copies = if outcome.refused.is_empty() { 0 } else { lines.span() + CHUNK_BYTES as usize };
     let records = (outcome.verdicts.len() + outcome.ends.len()) as u64;
-    let most = fixed + (outcome.bytes.capacity() + copies) as u64 + records * RECORD_BYTES;
+    let most = fixed + (outcome.bytes.capacity() + copies) as u64 + records * record_bytes;
     if charge.grow(most) {
         return whole;
     }
     let room = charge.bytes().saturating_sub(fixed);
-    let fitting = costs(lines, outcome).scan(0, |sum, cost| {
+    let fitting = costs(lines, outcome, record_bytes).scan(0, |sum, cost| {
         *sum += cost;
         Some(*sum)
     });
@@ -343,7 +352,7 @@ fn fit(chunk: &mut Chunk, lines: &Lines, outcome: &mut Outcome) -> bool {
 
 /// The most that each line takes beside what was read: its records, and what was written for them or is copied for
 /// the dead-letter topic. Bytes.
-fn costs<'a>(lines: &'a Lines, outcome: &'a Outcome) -> impl Iterator<Item = u64> + 'a {
+fn costs<'a>(lines: &'a Lines, outcome: &'a Outcome, record_bytes: u64) -> impl Iterator<Item = u64> + 'a {
     let (mut ends, mut from) = (outcome.ends.iter(), 0);
     let lengths = lines.starts.iter().zip(&lines.ends).map(|(start, end)| end - start);
     outcome.verdicts.iter().zip(lengths).map(move |(verdict, length)| {
@@ -352,8 +361,8 @@ fn costs<'a>(lines: &'a Lines, outcome: &'a Outcome) -> impl Iterator<Item = u64
         let written = u64::from(last - std::mem::replace(&mut from, last));
         match *verdict {
             DROP => 0,
-            SET_ASIDE => RECORD_BYTES + CHUNK_BYTES + u64::from(length),
-            _ => lines.max(1) as u64 * RECORD_BYTES + written,
+            SET_ASIDE => record_bytes + CHUNK_BYTES + u64::from(length),
+            _ => lines.max(1) as u64 * record_bytes + written,
         }
     })
 }
@@ -365,7 +374,12 @@ fn held_cause(outcome: Option<&Outcome>, line: u32) -> String {
 
 /// A chunk of its own for lines that go to the dead-letter topic, and where they stand in what was
 /// read: its way and its time are its own.
-pub(super) fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (Chunk, Vec<(u32, u32)>) {
+pub(super) fn dead_letters_of(
+    chunk: &Chunk,
+    lines: &Lines,
+    which: &[u32],
+    record_bytes: u64,
+) -> (Chunk, Vec<(u32, u32)>) {
     let (mut copy, mut places) = (Chunk::default(), Vec::with_capacity(which.len()));
     for line in which {
         let (start, end) = (lines.starts[*line as usize], lines.ends[*line as usize]);
@@ -373,12 +387,12 @@ pub(super) fn dead_letters_of(chunk: &Chunk, lines: &Lines, which: &[u32]) -> (C
         copy.read.extend_from_slice(&chunk.read[start as usize..end as usize]);
         places.push((start, end));
     }
-    copy.charge = chunk.charge.as_ref().map(|charge| charge.another(cost(&copy)));
+    copy.charge = chunk.charge.as_ref().map(|charge| charge.another(cost(&copy, record_bytes)));
     (copy, places)
 }
 
 /// The memory a chunk takes. Bytes.
-pub(super) fn cost(chunk: &Chunk) -> u64 {
+pub(super) fn cost(chunk: &Chunk, record_bytes: u64) -> u64 {
     let bytes = chunk.read.capacity() + chunk.written.capacity();
-    bytes as u64 + chunk.records.len() as u64 * RECORD_BYTES + CHUNK_BYTES
+    bytes as u64 + chunk.records.len() as u64 * record_bytes + CHUNK_BYTES
 }

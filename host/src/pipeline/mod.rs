@@ -6,19 +6,18 @@
 //! for a line.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::budget::{Charge, RECORD_BYTES, Share};
+use crate::budget::{Charge, Share};
 use crate::filter::Filter;
-use crate::model::{Entry, Lines as Counts, OnError, Partition, Topic};
+use crate::model::{Entry, Lines as Counts, OnError, Topic};
 use crate::policy::Policy;
 use crate::quarantine::{Quarantine, Replay};
-use crate::sink::{Chunk, Done, Finished, Lane, Route, Sink, SinkError, key_bytes};
+use crate::sink::{Chunk, Done, Finished, Header, Lane, Route, Sink, SinkError};
 use crate::source::checkpoint::Checkpoints;
 use crate::source::lines::Lines;
 use crate::source::watch::{Subscription, Watcher};
@@ -28,9 +27,11 @@ use crate::tap::Tap;
 use crate::telemetry::Seldom;
 
 mod filtering;
+mod packing;
 mod recovery;
 mod replay;
 mod report;
+mod route;
 mod sorting;
 mod tapping;
 #[cfg(test)]
@@ -158,6 +159,10 @@ pub struct Pipeline {
     lane: Box<dyn Lane>,
     dead_letters: Option<Box<dyn Lane>>,
     partitions: Partitions,
+    /// The headers of all records, where they have some.
+    headers: Option<Vec<Header>>,
+    /// The memory that a record takes beside its bytes.
+    record_bytes: u64,
     inbox: Receiver<Message>,
     filter: Option<Filter>,
     previous: Option<(Filter, FilterStatus)>,
@@ -234,6 +239,8 @@ struct Flight {
     /// Lines of it, as they stand in `read`, that the broker refused for good.
     refused: BTreeSet<(u32, u32)>,
     dead_letter: bool,
+    /// Its records have several lines each.
+    packed: bool,
     sent: Instant,
 }
 
@@ -242,6 +249,16 @@ struct Origin {
     path: std::path::PathBuf,
     incarnation: u64,
     offset: u64,
+    /// Where each line stands in its chunk, and how far behind `offset` in the file, where these differ.
+    places: Vec<(u32, u32)>,
+}
+
+impl Origin {
+    /// Where the line stands in the file that stands at `start` in its chunk.
+    fn offset_of(&self, start: u32) -> u64 {
+        let line = self.places.partition_point(|(at, _)| *at <= start).checked_sub(1);
+        self.offset + u64::from(line.map_or(start, |line| self.places[line].1))
+    }
 }
 
 /// A range of a file and the chunks it waits for.
@@ -295,6 +312,7 @@ impl Pipeline {
         // A pipeline that has ended needs no answers.
         let done: Done = Arc::new(move |finished| drop(done.send(Message::Done(finished))));
         let dead_letters = dead_letters(&entry).map(|topic| sink.open(topic, done.clone()));
+        let headers = route::headers(&entry, &host);
         let now = Instant::now();
         // The board keeps the sums of an entry whose pipeline was replaced.
         let EntryReport { status, figures } = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -319,6 +337,8 @@ impl Pipeline {
             done,
             dead_letters,
             partitions: Partitions { count: None, ask_again: now, trouble: None, is_topic: false },
+            record_bytes: route::record_bytes(headers.as_deref()),
+            headers,
             inbox,
             filter: None,
             previous: None,
@@ -439,7 +459,7 @@ impl Pipeline {
             return Step::Blocked(now + if self.flights.is_empty() { ROOM_RETRY } else { RETRY });
         };
         self.cramped = None;
-        let lines_max = (charge.bytes() / (2 * RECORD_BYTES)).clamp(1, CHUNK_LINES as u64) as usize;
+        let lines_max = (charge.bytes() / (2 * self.record_bytes)).clamp(1, CHUNK_LINES as u64) as usize;
         let mut buffer = self.spare.pop().unwrap_or_default();
         let mut lines = std::mem::take(&mut self.lines);
         let want = if self.source.need().is_some() { want } else { self.pace.clamp(want) };
@@ -448,6 +468,7 @@ impl Pipeline {
             Some(piece) => {
                 let chunk = Chunk { read: buffer, charge: Some(charge), ..Chunk::default() };
                 self.process(&piece, chunk, &mut lines, now);
+                self.spare.extend(lines.raw.take());
                 Step::Progress
             }
             None if self.source.need().is_some() => {
@@ -483,12 +504,14 @@ impl Pipeline {
 
     /// Memory for a chunk: of the usual size from what is shared, or what the reserve carries.
     fn room(&mut self) -> Option<(usize, Charge)> {
-        let copies = if self.filter.is_some() { 2 } else { 1 };
+        // What is transcoded can take three times as much.
+        let text = if self.entry.encoding.is_some() { 3 } else { 0 };
+        let copies = if self.filter.is_some() { 2 } else { 1 } + text;
         let (want, records) = match self.source.need() {
             Some(need) => (need, LONG_LINE_RECORDS),
             None => (READ_BYTES, CHUNK_LINES as u64),
         };
-        let cost = (want as u64 * copies + records * RECORD_BYTES).min(self.share.largest());
+        let cost = (want as u64 * copies + records * self.record_bytes).min(self.share.largest());
         if let Some(charge) = self.share.take(cost) {
             return Some((want, charge));
         }
@@ -528,24 +551,16 @@ impl Pipeline {
         self.partitions.count.is_none().then_some(self.partitions.ask_again)
     }
 
-    fn route(&self, origin: &Path) -> Route {
-        let path = origin.to_string_lossy();
-        let partition = match self.entry.partition {
-            Partition::File => Some(partition_of(&self.host, &path, self.partitions.count.unwrap_or(1))),
-            Partition::Spread => None,
-        };
-        Route { partition, key: key_bytes(self.entry.key, &path, &self.host), alone: false }
-    }
-
     /// The chunk's range is begun: what stands in `lines` is no longer read again.
     fn take(&mut self, piece: &Piece, chunk: &Chunk, lines: &Lines, whole: bool) -> u64 {
         let id = self.new_id();
-        self.source.take(piece, id, &chunk.read, lines.used, whole);
+        self.source.take(piece, id, &chunk.read, lines, whole);
         self.pace.left -= lines.used as f64;
         self.figures.bytes_read += lines.used as u64;
         self.counts.read += lines.read();
         self.counts.skipped += lines.skipped;
         self.counts.discarded += lines.discarded;
+        self.figures.malformed += lines.malformed;
         if lines.holes > 0 {
             self.figures.nul_runs += lines.holes;
             if let Some(held_back) = self.told.nul_runs.tell(Instant::now()) {
@@ -564,6 +579,7 @@ impl Pipeline {
     /// Hands a chunk to the sink.
     fn send(&mut self, mut chunk: Chunk, flight: Flight, only: Option<&[u32]>) {
         chunk.id = if only.is_some() { chunk.id } else { self.new_id() };
+        chunk.offsets = flight.offsets(&chunk);
         let lane = if flight.dead_letter { self.dead_letters.as_mut() } else { Some(&mut self.lane) };
         let route = flight.route.clone();
         self.flights.insert(chunk.id, flight);
@@ -633,12 +649,4 @@ fn dead_letters(entry: &Entry) -> Option<&Topic> {
         OnError::DeadLetter(topic) => Some(topic),
         _ => None,
     }
-}
-
-/// The partition of a file: a hash that is the same in every run.
-fn partition_of(host: &str, path: &str, partitions: i32) -> i32 {
-    use sha2::{Digest, Sha256};
-    let hash = Sha256::new().chain_update(host).chain_update([0]).chain_update(path).finalize();
-    let number = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
-    (number % partitions.max(1) as u32) as i32
 }

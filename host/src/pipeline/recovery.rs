@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use memchr::memchr_iter;
 use tracing::{info, warn};
 
-use super::{Flight, Pipeline};
+use super::filtering::cost;
+use super::{Flight, Pipeline, packing};
 use crate::model::Topic;
 use crate::quarantine::SetAside;
 use crate::sink::{Buffer, Chunk, Failed, Finished, Refusal};
@@ -132,6 +134,7 @@ impl Pipeline {
         self.reopen();
         while let Some((_, finished)) = self.recovery.parked.pop_first() {
             let alone = finished.failed.iter().any(|failed| failed.why == Refusal::Record);
+            let finished = if alone { self.take_apart(finished) } else { finished };
             if let Err(full) = self.set_refused_aside(&finished) {
                 self.hold(finished, full, now);
                 return;
@@ -142,6 +145,20 @@ impl Pipeline {
                 return;
             }
         }
+    }
+
+    /// Of several lines in a record that is refused, the others go out.
+    fn take_apart(&mut self, mut finished: Finished) -> Finished {
+        let chunk = &mut finished.chunk;
+        if let Some(flight) = self.flights.get_mut(&chunk.id).filter(|flight| flight.packed) {
+            flight.packed = false;
+            finished.failed = packing::take_apart(chunk, &finished.failed);
+            let cost = cost(chunk, self.record_bytes);
+            if let Some(charge) = &mut chunk.charge {
+                charge.settle(cost);
+            }
+        }
+        finished
     }
 
     /// A failure closed the lane, so that nothing new overtook what failed.
@@ -213,7 +230,7 @@ impl Pipeline {
                 topic: &topic,
                 path: &path,
                 file: &file,
-                offset: flight.origin.offset + u64::from(*start),
+                offset: flight.origin.offset_of(*start),
                 kind: "refused",
                 message: &failed.code,
                 digest: None,
@@ -228,7 +245,8 @@ impl Pipeline {
                 .append(&items)
                 .map_err(|error| format!("a refused line cannot be set aside: {error}"))?;
         }
-        let lines = refused.len() as u64;
+        // A newline within a line joins two of the source.
+        let lines = items.iter().map(|item| 1 + memchr_iter(b'\n', item.line).count() as u64).sum::<u64>();
         if let Some(held_back) = self.told.refusals.tell(Instant::now()) {
             warn!(entry = %self.entry.name, %topic, lines, code = %first.code, held_back,
                 "lines are refused for good; they are set aside: `weir quarantine ls` shows them");

@@ -11,7 +11,6 @@ use std::path::Path;
 use super::filtering::{cost, dead_letters_of};
 use super::sorting::{Sorted, refusal, sort};
 use super::{LONG_LINE_RECORDS, Pipeline, dead_letters};
-use crate::budget::RECORD_BYTES;
 use crate::model::Topic;
 use crate::quarantine::{Item, Quarantine, Replay, Replayed};
 use crate::sink::{Chunk, Finished, Lane};
@@ -52,7 +51,7 @@ impl Pipeline {
         if self.entry.filter.is_some() && self.filter.is_none() {
             return Err("its entry waits for its filter".into());
         }
-        let cost = item.bytes * 2 + LONG_LINE_RECORDS * RECORD_BYTES;
+        let cost = item.bytes * 2 + LONG_LINE_RECORDS * self.record_bytes;
         let charge = self.share.take(cost).ok_or("no memory is free for it; try again later")?;
         let line = self.quarantine()?.read(item.id).map_err(|error| error.to_string())?;
         let read = line.ok_or("it is not in quarantine any more")?;
@@ -71,12 +70,12 @@ impl Pipeline {
             return Err(format!("the filter refuses it: {}", said.unwrap_or_default()));
         }
         if let (false, Some(topic)) = (dead.is_empty(), dead_letters(&self.entry)) {
-            let (copy, _) = dead_letters_of(&chunk, &lines, &dead);
+            let (copy, _) = dead_letters_of(&chunk, &lines, &dead, self.record_bytes);
             return Ok(Some((copy, topic.clone())));
         }
         chunk.records = records;
         chunk.written = outcome.map(|outcome| outcome.bytes).unwrap_or_default();
-        let cost = cost(&chunk);
+        let cost = cost(&chunk, self.record_bytes);
         if let Some(charge) = &mut chunk.charge {
             charge.settle(cost);
         }
@@ -85,6 +84,7 @@ impl Pipeline {
 
     fn send_replay(&mut self, replay: Replay, mut chunk: Chunk, topic: &Topic) {
         chunk.id = self.new_id();
+        chunk.offsets = vec![replay.item.offset; chunk.records.len()];
         let mut route = self.route(Path::new(&replay.item.path));
         route.alone = true;
         if self.partitions.count.is_none() || *topic != self.entry.topic {

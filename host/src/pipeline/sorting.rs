@@ -59,6 +59,7 @@ impl Sorted {
                 self.aside.push(line as u32);
             } else {
                 self.keep(*start, *end);
+                self.sent += lines.weight_of(line);
             }
         }
     }
@@ -69,7 +70,7 @@ impl Sorted {
         let mut from = 0;
         for (line, verdict) in outcome.verdicts.iter().enumerate() {
             let (Some(start), Some(end)) = (lines.starts.get(line), lines.ends.get(line)) else { return };
-            let (start, end, line) = (*start, *end, line as u32);
+            let (start, end, weight, line) = (*start, *end, lines.weight_of(line), line as u32);
             let is_long = too_long.next_if(|long| **long == line).is_some();
             if *verdict > KEEP && *verdict < SET_ASIDE {
                 for end_written in written.by_ref().take(usize::from(*verdict - 1)) {
@@ -86,26 +87,31 @@ impl Sorted {
             }
             match *verdict {
                 _ if is_long => self.aside.push(line),
-                DROP => self.filtered += 1,
-                KEEP => self.keep(start, end),
+                DROP => self.filtered += weight,
+                KEEP => {
+                    self.keep(start, end);
+                    self.sent += weight;
+                }
                 SET_ASIDE => match on_error {
                     OnError::Quarantine => self.aside.push(line),
-                    OnError::Pass => self.keep(start, end),
-                    OnError::Drop => self.discarded += 1,
+                    OnError::Pass => {
+                        self.keep(start, end);
+                        self.sent += weight;
+                    }
+                    OnError::Drop => self.discarded += weight,
                     OnError::DeadLetter(_) => self.dead.push(line),
                     OnError::Hold => {
                         self.held = Some(line);
                         return;
                     }
                 },
-                _ => self.sent += 1,
+                _ => self.sent += weight,
             }
         }
     }
 
     fn keep(&mut self, start: u32, end: u32) {
         self.records.push(Record { start, len: end - start, buffer: Buffer::Read });
-        self.sent += 1;
     }
 }
 

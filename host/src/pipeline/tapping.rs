@@ -77,7 +77,8 @@ impl<'a> Iterator for Walk<'a> {
             _ => Verdict::Rewritten,
         };
         let before = &read[start as usize..end as usize];
-        Some(Line { offset: offset + u64::from(start), verdict, before, after, cause })
+        let offset = offset + u64::from(lines.place(number as usize).0);
+        Some(Line { offset, verdict, before, after, cause })
     }
 }
 

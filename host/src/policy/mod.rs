@@ -341,6 +341,11 @@ pub(crate) mod tests {
             long_line: LongLine::Split,
             read_bytes_per_second: None,
             skip_empty: true,
+            labels: Default::default(),
+            headers: false,
+            multiline: None,
+            encoding: None,
+            pack: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! only when nothing can read those buffers any more. Nobody outside this room can hold a chunk
 //! and have it under way at the same time: [`Lane::send`] takes it by value.
 
+use std::ffi::CString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::Charge;
@@ -59,6 +60,8 @@ pub struct Chunk {
     pub written: Vec<u8>,
     /// What to send, in order.
     pub records: Vec<Record>,
+    /// Where the line of each record stands in its file; needed only where headers are sent.
+    pub offsets: Vec<u64>,
     /// The memory this chunk is charged for, given back when it is dropped.
     pub charge: Option<Charge>,
 }
@@ -113,8 +116,19 @@ pub struct Route {
     pub partition: Option<i32>,
     /// The key of every record.
     pub key: Option<Arc<[u8]>>,
+    /// The headers of every record, which has its offset as one more.
+    pub headers: Option<Arc<[Header]>>,
     /// Each record in a batch of its own, so that the broker's answer is about it alone.
     pub alone: bool,
+}
+
+/// A header that all records of a chunk have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name.
+    pub name: CString,
+    /// Its value.
+    pub value: Box<[u8]>,
 }
 
 /// Called once with each chunk that comes back. It must not block: it may run on the thread that

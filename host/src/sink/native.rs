@@ -28,13 +28,18 @@ use rdkafka::types::RDKafkaRespErr;
 use super::flights::{Flights, Home, Landed, Ticket, sent};
 use super::tally::Tally;
 use super::trouble::Troubles;
-use super::{Chunk, Route, SinkError, lock};
+use super::{Chunk, Header, Route, SinkError, lock};
 use crate::model::Topic;
+
+/// A part of a record, of whichever kind.
+type Value = rd::rd_kafka_vu_s__bindgen_ty_1;
 
 /// librdkafka's name for "as the partitioner says".
 const ANY_PARTITION: i32 = -1;
 /// How many reports are looked at between two calls into librdkafka.
 const REPORTS_AT_ONCE: usize = 256;
+/// A record that is larger than `message.max.bytes`.
+const TOO_LARGE: i32 = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE as i32;
 /// Room for librdkafka's texts; it cuts them at 512 itself. Bytes.
 const TEXT_BYTES: usize = 512;
 
@@ -111,18 +116,21 @@ impl Native {
         route: &Route,
         home: &Arc<Home>,
     ) -> Option<Landed> {
-        batch.load(&chunk, only, route.key.as_deref());
+        batch.load(&chunk, only, route);
         let ticket = match self.flights.board(chunk, only, home) {
             Ok(ticket) => ticket,
             Err(bounced) => return Some(*bounced),
         };
         batch.stamp(ticket);
         let mut reports = match self.handle.topic(topic) {
-            Ok(handle) => self.handle.produce(handle, route.partition, batch),
+            Ok(handle) => match &route.headers {
+                None => self.handle.produce(handle, route.partition, batch),
+                Some(headers) => self.handle.produce_each(handle, route.partition, batch, headers),
+            },
             Err(code) => batch.refuse_all(code),
         };
         reports.runs.push((ticket, 1));
-        batch.messages.clear();
+        batch.clear();
         self.flights.report(&reports).pop()
     }
 
@@ -286,6 +294,47 @@ impl Handle {
         refused
     }
 
+    /// As [`Handle::produce`], a record at a time: headers go no other way. Behind a record that is
+    /// refused for another reason than its size none is handed over, so that none overtakes it.
+    fn produce_each(
+        &self,
+        topic: TopicHandle,
+        partition: Option<i32>,
+        batch: &Batch,
+        headers: &[Header],
+    ) -> Reports {
+        let (mut refused, mut stopped) = (Reports::default(), None);
+        let mut parts = Vec::new();
+        for (message, offset) in batch.messages.iter().zip(&batch.offsets) {
+            let offset = offset.to_string();
+            parts.clear();
+            describe(&mut parts, topic, partition, message, headers, &offset);
+            let code = stopped.unwrap_or_else(|| self.produce_one(&parts));
+            if code != 0 {
+                refused.add(message._private.addr() as u64, code);
+                stopped = Some(code).filter(|code| *code != TOO_LARGE);
+            }
+        }
+        refused
+    }
+
+    /// Hands over one record; 0, or why it was refused.
+    fn produce_one(&self, parts: &[rd::rd_kafka_vu_t]) -> i32 {
+        // SAFETY: producer and topic are alive. The payload points into a buffer of a chunk that this
+        // producer's flights own, and is read until the record is reported; no flags are set, so
+        // that it is neither copied nor freed. Key and headers are read in this call only, and
+        // copied; the borrows of `parts` outlive it.
+        let error = unsafe { rd::rd_kafka_produceva(self.producer.as_ptr(), parts.as_ptr(), parts.len()) };
+        let Some(error) = NonNull::new(error) else { return 0 };
+        // SAFETY: the error is alive and this thread's; it is not used again. librdkafka made it
+        // itself, so that its code is one that the binding knows.
+        unsafe {
+            let code = rd::rd_kafka_error_code(error.as_ptr()) as i32;
+            rd::rd_kafka_error_destroy(error.as_ptr());
+            code
+        }
+    }
+
     fn poll(&self, wait: Duration) -> Event {
         let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
         // SAFETY: the queue is alive. The event is this thread's and destroyed below.
@@ -436,15 +485,22 @@ impl Drop for Conf {
 #[derive(Default)]
 pub(super) struct Batch {
     messages: Vec<rd::rd_kafka_message_t>,
+    /// Where their lines stand in the file, where that is sent.
+    offsets: Vec<u64>,
 }
 
 // SAFETY: between two calls it is empty, so no pointer crosses threads.
 unsafe impl Send for Batch {}
 
 impl Batch {
-    fn load(&mut self, chunk: &Chunk, only: Option<&[u32]>, key: Option<&[u8]>) {
+    fn load(&mut self, chunk: &Chunk, only: Option<&[u32]>, route: &Route) {
+        let key = route.key.as_deref();
         let (key, key_len) = key.map_or((ptr::null(), 0), |key| (key.as_ptr(), key.len()));
-        self.messages.clear();
+        self.clear();
+        if route.headers.is_some() {
+            let offset = |index| chunk.offsets.get(index as usize).copied().unwrap_or_default();
+            self.offsets.extend(sent(chunk, only).map(offset));
+        }
         self.messages.extend(sent(chunk, only).map(|index| {
             let payload = chunk.bytes(&chunk.records[index as usize]);
             rd::rd_kafka_message_t {
@@ -461,6 +517,11 @@ impl Batch {
         }));
     }
 
+    fn clear(&mut self) {
+        self.messages.clear();
+        self.offsets.clear();
+    }
+
     /// Completes the opaques, once it is known which flight this is.
     fn stamp(&mut self, ticket: Ticket) {
         for message in &mut self.messages {
@@ -474,6 +535,36 @@ impl Batch {
         self.messages.iter().for_each(|message| refused.add(message._private.addr() as u64, code));
         refused
     }
+}
+
+/// A record with headers as [`Handle::produce_one`] takes it. What the parts point at must outlive that.
+fn describe(
+    parts: &mut Vec<rd::rd_kafka_vu_t>,
+    topic: TopicHandle,
+    partition: Option<i32>,
+    message: &rd::rd_kafka_message_t,
+    headers: &[Header],
+    offset: &str,
+) {
+    use rd::rd_kafka_vtype_t as T;
+    let bytes = |ptr, size| Value { mem: rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr, size } };
+    let header = |name: &CStr, value: &[u8]| Value {
+        header: rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
+            name: name.as_ptr(),
+            val: value.as_ptr().cast(),
+            size: value.len() as isize,
+        },
+    };
+    let mut part = |vtype, u| parts.push(rd::rd_kafka_vu_t { vtype, u });
+    part(T::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.0.as_ptr() });
+    part(T::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition.unwrap_or(ANY_PARTITION) });
+    part(T::RD_KAFKA_VTYPE_VALUE, bytes(message.payload, message.len));
+    part(T::RD_KAFKA_VTYPE_KEY, bytes(message.key, message.key_len));
+    part(T::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: message._private });
+    for Header { name, value } in headers {
+        part(T::RD_KAFKA_VTYPE_HEADER, header(name, value));
+    }
+    part(T::RD_KAFKA_VTYPE_HEADER, header(c"offset", offset.as_bytes()));
 }
 
 fn read_reports(event: NonNull<rd::rd_kafka_event_t>) -> Reports {

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::sink::{Buffer, Record};
 
-    const ROUTE: Route = Route { partition: None, key: None, alone: false };
+    const ROUTE: Route = Route { partition: None, key: None, headers: None, alone: false };
 
     struct Full;
 

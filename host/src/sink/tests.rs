@@ -2,19 +2,21 @@
 //! `make memcheck` runs these under valgrind, to hold the rule that no chunk is freed early.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as E};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use super::kafka::KafkaSink;
-use super::{Buffer, Chunk, Finished, Lane, Record, Refusal, Route, Sink, SinkError, Stopped};
+use super::{Buffer, Chunk, Finished, Header, Lane, Record, Refusal, Route, Sink, SinkError, Stopped};
 use crate::budget::Budget;
 use crate::config::KafkaSettings;
 use crate::model::Topic;
@@ -22,8 +24,8 @@ use crate::model::Topic;
 /// Longest wait for anything; valgrind makes all of it some thirty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MEMORY: u64 = 1 << 20;
-const IN_ORDER: Route = Route { partition: Some(0), key: None, alone: false };
-const ALONE: Route = Route { partition: Some(0), key: None, alone: true };
+const IN_ORDER: Route = Route { partition: Some(0), key: None, headers: None, alone: false };
+const ALONE: Route = Route { partition: Some(0), key: None, headers: None, alone: true };
 
 /// A cluster, a sink, and a lane to the topic `t` with one partition.
 struct Bench {
@@ -159,6 +161,12 @@ fn fail(sink: &KafkaSink, text: &str) {
 }
 
 fn consume(brokers: &str, topic: &str, partition: i32) -> Vec<String> {
+    let text =
+        |record: OwnedMessage| String::from_utf8(record.payload().unwrap_or_default().to_vec()).unwrap();
+    records(brokers, topic, partition).into_iter().map(text).collect()
+}
+
+fn records(brokers: &str, topic: &str, partition: i32) -> Vec<OwnedMessage> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "check")
@@ -171,9 +179,7 @@ fn consume(brokers: &str, topic: &str, partition: i32) -> Vec<String> {
     let mut found = Vec::new();
     loop {
         match consumer.poll(PATIENCE).expect("a record or the end") {
-            Ok(record) => {
-                found.push(String::from_utf8(record.payload().unwrap_or_default().to_vec()).unwrap());
-            }
+            Ok(record) => found.push(record.detach()),
             Err(KafkaError::PartitionEOF(_)) => return found,
             Err(_) => (),
         }
@@ -219,6 +225,60 @@ fn both_buffers_an_empty_record_and_a_key_arrive_as_they_are() {
     bench.wire.lane.send(chunk, Some(&[0, 1, 2]), &route);
     assert_eq!(codes(&bench.wire.next()), []);
     assert_eq!(bench.consume(), ["written", "read", ""]);
+}
+
+fn with_headers(route: Route) -> Route {
+    let header = |name: &CStr, value: &str| Header { name: name.into(), value: value.as_bytes().into() };
+    let headers = [header(c"host", "h"), header(c"path", "/ä.log"), header(c"empty", "")];
+    Route { headers: Some(headers.as_slice().into()), ..route }
+}
+
+#[test]
+fn headers_arrive_with_each_record_and_its_own_offset() {
+    let mut bench = Bench::with(&[("message.max.bytes", "1000")]);
+    let mut lines = lines(0, 10);
+    lines[4] = "x".repeat(2000);
+    let mut chunk = chunk_of(0, &lines);
+    chunk.offsets = (0..10).map(|i| i * 1_000_000_000_000).collect();
+    let route = with_headers(Route { key: Some(b"k".as_slice().into()), ..IN_ORDER });
+    bench.wire.lane.send(chunk, Some(&[3, 4, 9]), &route);
+    let refused = bench.wire.next();
+    assert_eq!(codes(&refused), [(4, Refusal::Record, "MSG_SIZE_TOO_LARGE")]);
+    let found = records(&bench.mock.bootstrap_servers(), "t", 0);
+    let told = |record: &OwnedMessage| {
+        let headers = record.headers().unwrap().iter();
+        let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+        let headers = headers.map(|header| format!("{}={}", header.key, text(header.value)));
+        (text(record.payload()), text(record.key()), headers.collect::<Vec<_>>().join(" "))
+    };
+    let of = |i: usize| {
+        let headers = format!("host=h path=/ä.log empty= offset={i}000000000000");
+        (lines[i].clone(), "k".to_string(), headers)
+    };
+    assert_eq!(found.iter().map(told).collect::<Vec<_>>(), [of(3), of(9)]);
+    assert_eq!(bench.sink.stop(Instant::now() + PATIENCE), Stopped::default());
+}
+
+#[test]
+fn records_with_headers_come_back_from_a_rebuild_and_from_a_stop() {
+    let mut bench = Bench::new();
+    bench.wire.partitions();
+    bench.mock.broker_down(-1).unwrap();
+    bench.wire.lane.send(chunk(0), None, &with_headers(IN_ORDER));
+    fail(&bench.sink, "whatever");
+    let failed = bench.wire.next();
+    assert_eq!(failed.failed.len(), 50);
+    bench.wire.lane.resume();
+    // Until the producer is rebuilt, the chunk comes back at once.
+    let (mut again, begun) = (Some(failed.chunk), Instant::now());
+    while let Some(chunk) = again.take() {
+        assert!(begun.elapsed() < PATIENCE, "no producer");
+        bench.wire.lane.resume();
+        bench.wire.lane.send(chunk, None, &with_headers(IN_ORDER));
+        again = bench.wire.back.try_recv().ok().map(|finished| finished.chunk);
+    }
+    assert_eq!(bench.sink.stop(Instant::now()), Stopped { chunks: 1, records: 50 });
+    assert_eq!(bench.wire.next().failed.len(), 50);
 }
 
 #[test]
@@ -293,10 +353,14 @@ fn a_topic_that_may_not_be_written_is_the_topics_fault_and_recovers() {
 fn a_partition_that_does_not_exist_is_the_topics_fault() {
     let mut bench = Bench::new();
     bench.wire.partitions();
-    bench.wire.lane.send(chunk(0), None, &Route { partition: Some(5), ..IN_ORDER });
-    let refused = bench.wire.next();
-    assert!(refused.failed.iter().all(|f| f.why == Refusal::Topic && &*f.code == "_UNKNOWN_PARTITION"));
-    assert_eq!(refused.failed.len(), 50);
+    let nowhere = Route { partition: Some(5), ..IN_ORDER };
+    for route in [nowhere.clone(), with_headers(nowhere)] {
+        bench.wire.lane.send(chunk(0), None, &route);
+        let refused = bench.wire.next();
+        assert!(refused.failed.iter().all(|f| f.why == Refusal::Topic && &*f.code == "_UNKNOWN_PARTITION"));
+        assert_eq!(refused.failed.len(), 50);
+        bench.wire.lane.resume();
+    }
     assert_eq!(bench.sink.stop(Instant::now() + PATIENCE), Stopped::default());
 }
 

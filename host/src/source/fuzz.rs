@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::lines::{Lines, NUL_RUN_MIN, Rules};
+use super::lines::{Lines, NUL_RUN_MIN, Rules, Unit};
 use crate::model::LongLine;
 
 /// What became of a text.
@@ -28,6 +28,7 @@ pub fn lines(input: &[u8]) {
             1 => LongLine::Truncate,
             _ => LongLine::Quarantine,
         },
+        unit: Unit::Byte,
     };
     let last = flags & 8 != 0;
     let lines_max = if *most == 0 { usize::MAX } else { usize::from(*most) };

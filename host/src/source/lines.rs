@@ -2,8 +2,10 @@
 //!
 //! In: bytes that begin where a line begins (or inside a long one), in any chunking. Out: where
 //! the lines stand, and how many bytes are used up; an unfinished line is left for the next time.
+//! Absent by design: what the bytes mean (see `records`), but for how a newline is written.
 
-use memchr::{memchr, memchr_iter};
+use memchr::memmem;
+use memchr::{memchr, memchr_iter, memrchr_iter};
 
 use crate::model::LongLine;
 
@@ -20,6 +22,66 @@ pub struct Rules {
     pub line_bytes_max: usize,
     /// What happens to a longer one.
     pub long_line: LongLine,
+    /// How the newlines are written.
+    pub unit: Unit,
+}
+
+/// The bytes that make a character, as far as newlines go. A piece begins where a unit begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// One at a time: a newline is the byte 10, and is part of nothing else.
+    #[default]
+    Byte,
+    /// Pairs, the lower one first.
+    Utf16Le,
+    /// Pairs, the higher one first.
+    Utf16Be,
+}
+
+impl Unit {
+    /// Bytes of one.
+    pub fn width(self) -> usize {
+        if self == Self::Byte { 1 } else { 2 }
+    }
+
+    /// Where the newline begins that has the byte 10 at `at`, if it is one.
+    fn newline(self, bytes: &[u8], at: usize) -> Option<usize> {
+        match self {
+            Self::Byte => Some(at),
+            Self::Utf16Le => (at.is_multiple_of(2) && bytes.get(at + 1) == Some(&0)).then_some(at),
+            Self::Utf16Be => (!at.is_multiple_of(2) && bytes[at - 1] == 0).then(|| at - 1),
+        }
+    }
+
+    fn first_newline(self, bytes: &[u8], from: usize) -> Option<usize> {
+        memchr_iter(b'\n', &bytes[from..]).find_map(|at| self.newline(bytes, from + at))
+    }
+
+    /// Just past the last newline of `bytes`, which stand at `offset` in their file.
+    pub fn last_line_end(self, bytes: &[u8], offset: u64) -> Option<usize> {
+        let odd = (offset % self.width() as u64) as usize;
+        let bytes = bytes.get(odd..)?;
+        let newline = memrchr_iter(b'\n', bytes).find_map(|at| self.newline(bytes, at))?;
+        Some(odd + newline + self.width())
+    }
+
+    /// Whether runs of NUL are to be looked for.
+    fn may_have_hole(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Byte => memchr(0, bytes).is_some(),
+            _ => memmem::find(bytes, &[0; NUL_RUN_MIN]).is_some(),
+        }
+    }
+
+    /// Nothing, or a `\r`.
+    fn is_empty(self, line: &[u8]) -> bool {
+        let cr: &[u8] = match self {
+            Self::Byte => b"\r",
+            Self::Utf16Le => b"\r\0",
+            Self::Utf16Be => b"\0\r",
+        };
+        line.is_empty() || line == cr
+    }
 }
 
 /// The lines found. Reused from chunk to chunk.
@@ -31,7 +93,11 @@ pub struct Lines {
     pub ends: Vec<u32>,
     /// Of `starts`, those whose line goes to quarantine because it is too long.
     pub too_long: Vec<u32>,
-    /// Bytes used up.
+    /// Where they stand in what was read, where that is another place: of lines that were transcoded.
+    pub places: Vec<(u32, u32)>,
+    /// How many lines of the source each is, where that is not one: of lines that were joined.
+    pub weights: Vec<u32>,
+    /// Bytes used up, of what was read.
     pub used: usize,
     /// Empty lines left out.
     pub skipped: u64,
@@ -39,6 +105,14 @@ pub struct Lines {
     pub discarded: u64,
     /// Of those, the NUL runs.
     pub holes: u64,
+    /// Behind how many lines each of `discarded` stands, and whether it is a NUL run.
+    pub gaps: Vec<(u32, bool)>,
+    /// Sequences that mean no character.
+    pub malformed: u64,
+    /// Lines are left because more of their record may follow.
+    pub open: bool,
+    /// What was read, where the lines stand in a transcoded copy.
+    pub raw: Option<Vec<u8>>,
     /// The last byte used stands inside a line whose rest is to be discarded.
     pub inside: bool,
     /// And so did the byte before the first.
@@ -48,14 +122,45 @@ pub struct Lines {
 impl Lines {
     /// How many lines of the source this is.
     pub fn read(&self) -> u64 {
-        self.starts.len() as u64 + self.skipped + self.discarded
+        let joined = self.weights.iter().map(|weight| u64::from(*weight) - 1).sum::<u64>();
+        self.starts.len() as u64 + joined + self.skipped + self.discarded
+    }
+
+    /// How many lines of the source these are.
+    pub fn weight(&self, lines: &[u32]) -> u64 {
+        lines.iter().map(|line| self.weight_of(*line as usize)).sum()
+    }
+
+    /// How many lines of the source this one is.
+    pub fn weight_of(&self, line: usize) -> u64 {
+        self.weights.get(line).map_or(1, |weight| u64::from(*weight))
+    }
+
+    /// Where a line stands in what was read.
+    pub fn place(&self, line: usize) -> (u32, u32) {
+        self.places.get(line).copied().unwrap_or_else(|| (self.starts[line], self.ends[line]))
+    }
+
+    /// How many bytes hold the lines.
+    pub fn span(&self) -> usize {
+        if self.raw.is_some() { self.ends.last().map_or(0, |end| *end as usize) } else { self.used }
     }
 
     fn clear(&mut self) {
         self.starts.clear();
         self.ends.clear();
         self.too_long.clear();
-        (self.used, self.skipped, self.discarded, self.holes) = (0, 0, 0, 0);
+        self.places.clear();
+        self.weights.clear();
+        self.gaps.clear();
+        (self.used, self.skipped, self.discarded, self.holes, self.malformed) = (0, 0, 0, 0, 0);
+        (self.open, self.raw) = (false, None);
+    }
+
+    fn discard(&mut self, is_hole: bool) {
+        self.discarded += 1;
+        self.holes += u64::from(is_hole);
+        self.gaps.push((self.starts.len() as u32, is_hole));
     }
 }
 
@@ -66,10 +171,13 @@ impl Rules {
     pub fn cut(&self, bytes: &[u8], lines_max: usize, last: bool, lines: &mut Lines) {
         lines.clear();
         lines.began_inside = lines.inside;
-        if lines.inside && !skip_rest(bytes, lines) {
+        // Half a unit is none, but at the end of the file.
+        let odd = if last { 0 } else { bytes.len() % self.unit.width() };
+        let bytes = &bytes[..bytes.len() - odd];
+        if lines.inside && !self.skip_rest(bytes, lines) {
             return;
         }
-        let in_hole = memchr(0, bytes).is_some() && self.cut_with_holes(bytes, lines_max, last, lines);
+        let in_hole = self.unit.may_have_hole(bytes) && self.cut_with_holes(bytes, lines_max, last, lines);
         if !in_hole {
             self.cut_text(bytes, lines_max, lines);
             if lines.starts.len() < lines_max {
@@ -80,15 +188,15 @@ impl Rules {
 
     fn cut_text(&self, bytes: &[u8], lines_max: usize, lines: &mut Lines) {
         let base = lines.used;
-        for newline in memchr_iter(b'\n', &bytes[base..]) {
+        let newlines = memchr_iter(b'\n', &bytes[base..]);
+        for end in newlines.filter_map(|at| self.unit.newline(bytes, base + at)) {
             if lines.starts.len() >= lines_max {
                 return;
             }
-            let (start, end) = (lines.used, base + newline);
-            if !self.line(bytes, start, end, lines_max, lines) {
+            if !self.line(bytes, lines.used, end, lines_max, lines) {
                 return;
             }
-            lines.used = end + 1;
+            lines.used = end + self.unit.width();
         }
     }
 
@@ -97,9 +205,9 @@ impl Rules {
     fn cut_with_holes(&self, bytes: &[u8], lines_max: usize, last: bool, lines: &mut Lines) -> bool {
         while lines.starts.len() < lines_max {
             let start = lines.used;
-            let newline = memchr(b'\n', &bytes[start..]).map(|at| start + at);
+            let newline = self.unit.first_newline(bytes, start);
             let text = newline.unwrap_or(bytes.len());
-            if let Some((hole, after)) = find_hole(bytes, start, text) {
+            if let Some((hole, after)) = self.find_hole(bytes, start, text) {
                 if hole > start && !self.line(bytes, start, hole, lines_max, lines) {
                     return false;
                 }
@@ -107,14 +215,13 @@ impl Rules {
                     lines.used = after - NUL_RUN_MIN;
                     return true;
                 }
-                lines.discarded += 1;
-                lines.holes += 1;
-                lines.used = if newline == Some(after) { after + 1 } else { after };
+                lines.discard(true);
+                lines.used = if newline == Some(after) { after + self.unit.width() } else { after };
             } else if let Some(end) = newline {
                 if !self.line(bytes, start, end, lines_max, lines) {
                     return false;
                 }
-                lines.used = end + 1;
+                lines.used = end + self.unit.width();
             } else {
                 return false;
             }
@@ -133,7 +240,7 @@ impl Rules {
             }
         }
         let start = lines.used;
-        if self.skip_empty && (end == start || (end == start + 1 && bytes[start] == b'\r')) {
+        if self.skip_empty && self.unit.is_empty(&bytes[start..end]) {
             lines.skipped += 1;
         } else if end - start <= self.line_bytes_max {
             lines.push(start, end);
@@ -174,37 +281,47 @@ impl Rules {
             lines.too_long.push(lines.starts.len() as u32);
         }
         lines.push(start, start + self.line_bytes_max);
-        lines.discarded += 1;
+        lines.discard(false);
+    }
+
+    /// Whether the rest of the long line ends in `bytes`.
+    fn skip_rest(&self, bytes: &[u8], lines: &mut Lines) -> bool {
+        let newline = self.unit.first_newline(bytes, 0);
+        lines.used = newline.map_or(bytes.len(), |at| at + self.unit.width());
+        lines.inside = newline.is_none();
+        newline.is_some()
+    }
+
+    /// The first run of at least `NUL_RUN_MIN` NULs between `from` and `to`, in whole units.
+    fn find_hole(&self, bytes: &[u8], from: usize, to: usize) -> Option<(usize, usize)> {
+        let width = self.unit.width();
+        let mut at = from;
+        while let Some(found) = memchr(0, &bytes[at..to]) {
+            let first = at + found;
+            let after = bytes[first..to].iter().position(|byte| *byte != 0).map_or(to, |n| first + n);
+            let (hole, end) = (first.next_multiple_of(width), after - after % width);
+            if end >= hole + NUL_RUN_MIN {
+                return Some((hole, end));
+            }
+            at = after;
+        }
+        None
     }
 }
 
 impl Lines {
+    /// They stand `by` bytes further on.
+    pub fn move_by(&mut self, by: usize) {
+        if by > 0 && self.used > 0 {
+            self.starts.iter_mut().chain(&mut self.ends).for_each(|at| *at += by as u32);
+            self.used += by;
+        }
+    }
+
     fn push(&mut self, start: usize, end: usize) {
         self.starts.push(start as u32);
         self.ends.push(end as u32);
     }
-}
-
-/// Whether the rest of the long line ends in `bytes`.
-fn skip_rest(bytes: &[u8], lines: &mut Lines) -> bool {
-    let newline = memchr(b'\n', bytes);
-    lines.used = newline.map_or(bytes.len(), |at| at + 1);
-    lines.inside = newline.is_none();
-    newline.is_some()
-}
-
-/// The first run of at least `NUL_RUN_MIN` NULs between `from` and `to`.
-fn find_hole(bytes: &[u8], from: usize, to: usize) -> Option<(usize, usize)> {
-    let mut at = from;
-    while let Some(found) = memchr(0, &bytes[at..to]) {
-        let hole = at + found;
-        let after = bytes[hole..to].iter().position(|byte| *byte != 0).map_or(to, |n| hole + n);
-        if after - hole >= NUL_RUN_MIN {
-            return Some((hole, after));
-        }
-        at = after;
-    }
-    None
 }
 
 #[cfg(test)]
@@ -212,7 +329,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULES: Rules = Rules { skip_empty: true, line_bytes_max: 8, long_line: LongLine::Split };
+    const RULES: Rules =
+        Rules { skip_empty: true, line_bytes_max: 8, long_line: LongLine::Split, unit: Unit::Byte };
 
     /// Feeds `bytes` in pieces as a reader would: what is not used up comes again with more.
     fn feed(rules: Rules, bytes: &[u8], piece: usize, last: bool) -> (Vec<Vec<u8>>, u64, u64, usize) {
@@ -342,8 +460,8 @@ mod tests {
 
         #[test]
         fn lines_are_what_split_gives(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let rules = Rules { skip_empty: false, line_bytes_max: 1000, long_line: LongLine::Split };
-            prop_assume!(find_hole(&bytes, 0, bytes.len()).is_none());
+            let rules = Rules { skip_empty: false, line_bytes_max: 1000, ..RULES };
+            prop_assume!(rules.find_hole(&bytes, 0, bytes.len()).is_none());
             let mut expected: Vec<Vec<u8>> = bytes.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
             if expected.last().is_some_and(Vec::is_empty) {
                 expected.pop();

@@ -20,6 +20,7 @@ use self::copies::Heads;
 use self::discovery::Pattern;
 use self::identity::{FileId, Stat, Trace, read_at};
 use self::lines::{Lines, Rules};
+use self::records::{Cutter, End};
 use self::tail::{Fate, Fill, Tail, is_gone};
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
@@ -34,6 +35,7 @@ pub mod discovery;
 pub(crate) mod fuzz;
 pub mod identity;
 pub mod lines;
+pub mod records;
 pub mod tail;
 pub mod watch;
 
@@ -82,7 +84,7 @@ pub struct HeldLimits {
 pub struct Source {
     entry: EntryName,
     pattern: Pattern,
-    rules: Rules,
+    cutter: Cutter,
     start_at: StartAt,
     policy: Arc<Policy>,
     checkpoints: Arc<Checkpoints>,
@@ -96,6 +98,8 @@ pub struct Source {
     /// Files that are polled: open ones, and renamed or deleted ones that are not finished. The
     /// others cost nothing but a look at each scan.
     awake: BTreeSet<u64>,
+    /// Files with lines that may not be a whole record, and when they are taken as one.
+    flushes: BTreeSet<(Instant, u64)>,
     /// Files with something new, in the order in which they are read.
     turns: VecDeque<u64>,
     first: Option<Saved>,
@@ -142,11 +146,7 @@ impl Source {
         Ok(Self {
             entry: entry.name.clone(),
             pattern: Pattern::new(&entry.path, &entry.exclude)?,
-            rules: Rules {
-                skip_empty: entry.skip_empty,
-                line_bytes_max: entry.line_bytes_max as usize,
-                long_line: entry.long_line,
-            },
+            cutter: Cutter::new(entry),
             start_at: entry.start_at,
             share: policy.file_share(),
             policy,
@@ -159,6 +159,7 @@ impl Source {
             by_origin: HashMap::new(),
             heads: Heads::default(),
             awake: BTreeSet::new(),
+            flushes: BTreeSet::new(),
             turns: VecDeque::new(),
             scan_due: true,
             scanned: now,
@@ -200,11 +201,36 @@ impl Source {
     /// Does what is due: scan, poll, finish. Returns the directories to watch after a scan.
     pub fn tick(&mut self, now: Instant) -> Option<BTreeSet<PathBuf>> {
         let dirs = (now >= self.scan_at()).then(|| self.scan(now));
+        self.flush(now);
         if now >= self.polled + POLL {
             self.polled = now;
             self.poll(now);
         }
         dirs
+    }
+
+    /// Records that nothing followed are read again, to be sent as they are.
+    fn flush(&mut self, now: Instant) {
+        while let Some((due, key)) = self.flushes.first().copied().filter(|(due, _)| *due <= now) {
+            self.flushes.remove(&(due, key));
+            if let Some(tail) = self.tails.get_mut(&key) {
+                tail.flush_at = None;
+                tail.release_partial();
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// When the lines that are left of a file are taken as a whole record.
+    fn plan_flush(&mut self, key: u64, due: Option<Instant>) {
+        let Some(tail) = self.tails.get_mut(&key) else { return };
+        let planned = std::mem::replace(&mut tail.flush_at, due);
+        if planned != due {
+            if let Some(planned) = planned {
+                self.flushes.remove(&(planned, key));
+            }
+            self.flushes.extend(due.map(|due| (due, key)));
+        }
     }
 
     fn scan_at(&self) -> Instant {
@@ -545,17 +571,18 @@ impl Source {
     fn last_line_end(&self, path: &Path, stat: &Stat) -> Mark {
         let at_end = Mark { offset: stat.size, trace: Trace::default() };
         let Ok(opened) = self.policy.open(path) else { return at_end };
-        let mut back = LAST_LINE_BYTES.min(self.rules.line_bytes_max);
+        let Rules { line_bytes_max, unit, .. } = *self.cutter.rules();
+        let mut back = LAST_LINE_BYTES.min(line_bytes_max);
         loop {
             let from = stat.size.saturating_sub(back as u64);
             let Ok(tail) = read_at(&opened.file, from, (stat.size - from) as usize) else { return at_end };
-            match memchr::memrchr(b'\n', &tail) {
-                Some(newline) => {
-                    return Mark { offset: from + newline as u64 + 1, trace: Trace::of(&tail[..=newline]) };
+            match unit.last_line_end(&tail, from) {
+                Some(end) => {
+                    return Mark { offset: from + end as u64, trace: Trace::of(&tail[..end]) };
                 }
                 None if from == 0 => return Mark::default(),
-                None if back >= self.rules.line_bytes_max => return at_end,
-                None => back = (back * 8).min(self.rules.line_bytes_max),
+                None if back >= line_bytes_max => return at_end,
+                None => back = (back * 8).min(line_bytes_max),
             }
         }
     }
@@ -681,8 +708,9 @@ impl Source {
         }
         let mut before = tail.after;
         while let Some(tail) = before.and_then(|key| self.tails.get(&key)) {
+            let has_open_record = tail.flush_at.is_some() && tail.trouble.is_none();
             // What waits to be known as a copy holds up nobody, least of all what it was copied from.
-            if !tail.is_drained() && tail.twin.is_none() {
+            if (has_open_record || !tail.is_drained()) && tail.twin.is_none() {
                 return false;
             }
             before = tail.after;
@@ -693,7 +721,8 @@ impl Source {
     /// When there is something to look at without any hint.
     pub fn next_look(&self) -> Instant {
         let poll = (!self.awake.is_empty()).then_some(self.polled + POLL);
-        poll.map_or(self.scan_at(), |poll| poll.min(self.scan_at()))
+        let flush = self.flushes.first().map(|(due, _)| *due);
+        [poll, flush].into_iter().flatten().fold(self.scan_at(), Instant::min)
     }
 
     /// When there may be something to read, as far as is known now.
@@ -785,23 +814,23 @@ impl Source {
                 return None;
             }
         };
-        lines.inside = tail.inside && self.rules.long_line != LongLine::Split;
+        lines.inside = tail.inside && self.cutter.rules().long_line != LongLine::Split;
+        let (quiet_for, patience) = (tail.quiet_for(now), self.cutter.patience());
         let last = !full && (self.ending || tail.is_settled(now));
-        self.rules.cut(&buffer[..len], lines_max, last, lines);
+        let quiet = !full && patience.is_some_and(|patience| quiet_for >= patience);
+        self.cutter.cut(buffer, len, tail.read_to(), lines_max, End { last, quiet }, lines);
         if lines.used > 0 {
             let (path, origin) = (tail.path.clone(), tail.origin.clone());
-            return Some(Piece {
-                incarnation: key,
-                path,
-                origin,
-                offset: tail.read_to(),
-                inside: lines.inside,
-            });
+            let (offset, inside) = (tail.read_to(), lines.inside);
+            self.plan_flush(key, None);
+            return Some(Piece { incarnation: key, path, origin, offset, inside });
         }
         if full {
-            self.need = Some(self.rules.line_bytes_max + 1);
+            self.need = Some(self.cutter.enough());
         } else {
             tail.hold_partial();
+            let left = patience.filter(|_| lines.open).map(|patience| patience.saturating_sub(quiet_for));
+            self.plan_flush(key, left.map(|left| now + left));
             self.close_surplus(key);
         }
         None
@@ -896,18 +925,21 @@ impl Source {
     }
 
     /// Only the first `lines_max` lines of what was read.
-    pub fn cut_again(&self, buffer: &[u8], lines_max: usize, lines: &mut Lines) {
-        let used = lines.used;
+    pub fn cut_again(&self, piece: &Piece, buffer: &[u8], lines_max: usize, lines: &mut Lines) {
+        let (used, raw) = (lines.used, lines.raw.take());
+        let mut bytes = raw.as_deref().unwrap_or(buffer)[..used].to_vec();
         // A held line is behind the rest of a long line, which is cut off again as it was.
         lines.inside = lines.began_inside;
-        self.rules.cut(&buffer[..used], lines_max, false, lines);
+        self.cutter.cut(&mut bytes, used, piece.offset, lines_max, End::default(), lines);
+        // The copy is transcoded as what was read had been.
+        lines.raw = raw;
     }
 
-    /// The first `used` bytes of the piece are chunk `id` now; the rest is read again.
-    pub fn take(&mut self, piece: &Piece, id: u64, buffer: &[u8], used: usize, whole: bool) {
+    /// The first `lines.used` bytes of the piece are chunk `id` now; the rest is read again.
+    pub fn take(&mut self, piece: &Piece, id: u64, buffer: &[u8], lines: &Lines, whole: bool) {
         if let Some(tail) = self.tails.get_mut(&piece.incarnation) {
             let known = tail.heads().len();
-            tail.advance(id, buffer, used);
+            tail.advance(id, lines.raw.as_deref().unwrap_or(buffer), lines.used);
             if tail.heads().len() != known {
                 self.heads.remove(tail.heads(), piece.incarnation);
                 self.heads.add(tail.heads(), piece.incarnation);

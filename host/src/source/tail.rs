@@ -50,6 +50,8 @@ pub struct Tail {
     pub fate: Fate,
     /// The file that had its name before: read to its end first.
     pub after: Option<u64>,
+    /// When the lines that are left of it are taken as a whole record, if nothing follows.
+    pub flush_at: Option<Instant>,
     /// Chunks under way.
     pub ledger: Ledger,
     /// Whether what was last read ended inside a line whose rest is discarded.
@@ -163,6 +165,7 @@ impl Tail {
             id,
             fate: Fate::Named,
             after: None,
+            flush_at: None,
             ledger: Ledger::new(mark),
             inside: false,
             queued: false,

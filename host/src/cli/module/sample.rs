@@ -12,11 +12,15 @@ use crate::filter::inspect::inspect;
 use crate::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, Module, ModuleCache};
 use crate::model::{Digest, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LINE_BYTES_MAX, LongLine, Topic};
 use crate::pipeline::{CHUNK_LINES, READ_BYTES};
-use crate::source::lines::{Lines, Rules};
+use crate::source::lines::{Lines, Rules, Unit};
 
 /// What an entry says about its lines where it says nothing.
-const RULES: Rules =
-    Rules { skip_empty: true, line_bytes_max: LINE_BYTES_MAX as usize, long_line: LongLine::Split };
+const RULES: Rules = Rules {
+    skip_empty: true,
+    line_bytes_max: LINE_BYTES_MAX as usize,
+    long_line: LongLine::Split,
+    unit: Unit::Byte,
+};
 
 /// Which module, and how it is configured.
 #[derive(Debug, clap::Args)]

@@ -1,19 +1,21 @@
 //! What the members of an entry mean, and which of them cannot be meant.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT};
 use globset::GlobBuilder;
 
 use super::raw::{
-    Member, Members, Misfit, RawBytes, RawEntry, RawFilter, RawKey, RawLongLine, RawOnError, RawPartition,
-    RawStartAt, names_of,
+    Member, Members, Misfit, RawBytes, RawEntry, RawFilter, RawKey, RawLongLine, RawMultiline, RawOnError,
+    RawPartition, RawStartAt, names_of,
 };
 use super::{Fault, Origin, message};
 use crate::model::{
-    Digest, Entry, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, FilterSpec, LINE_BYTES_MAX, LongLine, ModuleRef,
-    OnError, Partition, RecordKey, StartAt, Topic,
+    Digest, Entry, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, FilterSpec, LINE_BYTES_MAX, LineStart, LongLine,
+    ModuleRef, Multiline, OnError, Partition, RecordKey, StartAt, Topic,
 };
 
 const KIB: u64 = 1024;
@@ -39,17 +41,33 @@ const NAME_BYTES_MOST: usize = PATH_BYTES_MOST + 250;
 /// Bytes.
 const TAG_BYTES_MOST: usize = 128;
 
-/// Options of the list's format that this version lacks; ignoring one would send wrong records.
-const NOT_YET: [&str; 4] = ["multiline", "encoding", "pack", "headers"];
-/// The same for a filter.
+/// Of one entry.
+const LABELS_MOST: usize = 16;
+/// Bytes, of a label's name and of its value.
+const LABEL_BYTES_MOST: (usize, usize) = (63, 256);
+/// Headers that are no labels.
+const HEADERS: [&str; 3] = ["host", "path", "offset"];
+/// Bytes. What headers may take of a record: the labels, a path, a host.
+const HEADER_BYTES_MOST: u64 = 16 * KIB;
+/// Bytes. Smaller ones would hold a line or two; larger ones than what is read at once are never filled.
+const PACK_BYTES: std::ops::RangeInclusive<u64> = KIB..=256 * KIB;
+
+/// Bytes, of a regular expression.
+const START_BYTES_MOST: usize = 1024;
+/// Lines of one record, and how many where it is not said.
+const RECORD_LINES: (std::ops::RangeInclusive<u64>, u64) = (2..=10_000, 500);
+/// Milliseconds that a record waits for more, and how many where it is not said.
+const FLUSH_MS: (std::ops::RangeInclusive<u64>, u64) = (10..=600_000, 1000);
+
+/// Options of a filter that this version lacks; ignoring one would send wrong records.
 const FILTER_NOT_YET: [&str; 2] = ["shadow", "rollout"];
 
 static ENTRY_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawEntry>);
+static MULTILINE_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawMultiline>);
 static FILTER_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawFilter>);
 
 /// The checked entry.
 pub(super) fn entry<'a>(members: &Members<'a>, name: EntryName, origin: &Origin) -> Result<Entry, Fault<'a>> {
-    refuse_not_yet(members, "", &NOT_YET)?;
     let RawEntry {
         name: given,
         path: file,
@@ -63,9 +81,22 @@ pub(super) fn entry<'a>(members: &Members<'a>, name: EntryName, origin: &Origin)
         long_line,
         read_bytes_per_second: rate,
         skip_empty,
+        labels,
+        headers,
+        multiline: join,
+        encoding: written,
+        pack,
     } = members.read().map_err(|misfit| misfit_fault("", misfit))?;
     check_name(given.as_deref())?;
-    let line_bytes = size("line_bytes_max", line_bytes_max, LINE_BYTES_LEAST..=LINE_BYTES_MOST)?;
+    let headers = headers.unwrap_or(false);
+    let most = if headers { LINE_BYTES_MOST - HEADER_BYTES_MOST } else { LINE_BYTES_MOST };
+    // A byte of the file becomes up to three.
+    let most = if written.is_some() { most / 3 } else { most };
+    if join.is_some() && pack.is_some() {
+        let cause = "lines that `multiline` joined could not be told from those that `pack` puts together";
+        return Err(Fault::new("pack", cause, "remove one of the two"));
+    }
+    let line_bytes = size("line_bytes_max", line_bytes_max, LINE_BYTES_LEAST..=most)?;
     Ok(Entry {
         name,
         path: path(file)?,
@@ -96,16 +127,100 @@ pub(super) fn entry<'a>(members: &Members<'a>, name: EntryName, origin: &Origin)
         }),
         read_bytes_per_second: size("read_bytes_per_second", rate, READ_RATE_LEAST..=u64::MAX)?,
         skip_empty: skip_empty.unwrap_or(true),
+        labels: check_labels(labels.unwrap_or_default())?,
+        headers,
+        multiline: match join {
+            Some(_) => Some(multiline(members)?),
+            None => None,
+        },
+        encoding: written.map(|label| encoding(&label)).transpose()?,
+        pack: size("pack", pack, PACK_BYTES)?.map(|bytes| bytes as u32),
     })
+}
+
+fn multiline<'a>(members: &Members<'a>) -> Result<Multiline, Fault<'a>> {
+    let example = r#""multiline": {"start": "^[0-9]{4}-"}"#;
+    let value = members.value("multiline").ok_or_else(|| missing("multiline", example))?;
+    let members: Members<'a> = serde_json::from_str(value.get())
+        .map_err(|_| Fault::new("multiline", "it is an object with `start`", format!("write {example}")))?;
+    let RawMultiline { start, max_lines, flush_ms } =
+        members.read().map_err(|misfit| misfit_fault("multiline.", misfit))?;
+    let start = start.ok_or_else(|| missing("multiline.start", example))?;
+    if start.is_empty() || start.len() > START_BYTES_MOST {
+        let cause = format!("a regular expression has 1 to {START_BYTES_MOST} bytes here");
+        return Err(Fault::new("multiline.start", cause, "change it"));
+    }
+    let begins = LineStart::new(&start).map_err(|cause| {
+        Fault::new("multiline.start", format!("{start:?} is no regular expression: {cause}"), "mend it")
+    })?;
+    Ok(Multiline {
+        start: begins,
+        max_lines: number("multiline.max_lines", max_lines, RECORD_LINES)? as usize,
+        flush: Duration::from_millis(number("multiline.flush_ms", flush_ms, FLUSH_MS)?),
+    })
+}
+
+fn number<'a>(
+    field: &str,
+    given: Option<u64>,
+    (range, default): (std::ops::RangeInclusive<u64>, u64),
+) -> Result<u64, Fault<'a>> {
+    let number = given.unwrap_or(default);
+    if !range.contains(&number) {
+        let cause = format!("{number} is not between {} and {}", range.start(), range.end());
+        return Err(Fault::new(field, cause, "change it"));
+    }
+    Ok(number)
+}
+
+fn encoding<'a>(label: &str) -> Result<&'static Encoding, Fault<'a>> {
+    let fault = |cause: String, fix: &str| Err(Fault::new("encoding", cause, fix));
+    match Encoding::for_label(label.as_bytes()) {
+        None => fault(
+            format!("weir does not know the encoding {label:?}"),
+            "write a label of the Encoding Standard, such as gbk, utf-16le, latin1 or shift_jis",
+        ),
+        Some(encoding) if encoding == ISO_2022_JP || encoding == REPLACEMENT => {
+            fault(format!("files in {label:?} cannot be cut into lines"), "have them written in another one")
+        }
+        Some(encoding) => Ok(encoding),
+    }
+}
+
+fn check_labels<'a>(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault<'a>> {
+    if labels.len() > LABELS_MOST {
+        let cause = format!("there are {} labels; an entry has at most {LABELS_MOST}", labels.len());
+        return Err(Fault::new("labels", cause, "remove some"));
+    }
+    let (name_most, value_most) = LABEL_BYTES_MOST;
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
+    for (name, value) in &labels {
+        let fault = |cause: String, fix: &str| Err(Fault::new("labels", cause, fix));
+        if name.is_empty() || name.len() > name_most || !name.chars().all(fits) {
+            let cause = format!("{name:?} cannot name a label");
+            return fault(cause, "write 1 to 63 of `a-z`, `0-9`, `_`, `.` and `-`");
+        }
+        if HEADERS.contains(&name.as_str()) {
+            return fault(format!("`{name}` is a header of every record"), "name the label otherwise");
+        }
+        if value.len() > value_most {
+            let cause = format!("label `{name}` has {} bytes; at most {value_most} are taken", value.len());
+            return fault(cause, "shorten it");
+        }
+    }
+    Ok(labels)
 }
 
 /// Names that an entry or its filter does not have, each with what to do.
 pub(super) fn unknown_names(members: &Members<'_>) -> Vec<(String, String)> {
-    let mut found = unknown(&members.0, "", &ENTRY_NAMES, &NOT_YET);
-    if let Some(Ok(filter)) =
-        members.value("filter").map(|value| serde_json::from_str::<Members<'_>>(value.get()))
-    {
+    let mut found = unknown(&members.0, "", &ENTRY_NAMES, &[]);
+    let within =
+        |name| members.value(name).and_then(|value| serde_json::from_str::<Members<'_>>(value.get()).ok());
+    if let Some(filter) = within("filter") {
         found.extend(unknown(&filter.0, "filter.", &FILTER_NAMES, &FILTER_NOT_YET));
+    }
+    if let Some(multiline) = within("multiline") {
+        found.extend(unknown(&multiline.0, "multiline.", &MULTILINE_NAMES, &[]));
     }
     found
 }

@@ -6,7 +6,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Item, List, Origin, parse};
 use crate::fuzz::assert_within;
-use crate::model::{Entry, FilterSpec, LongLine, OnError, Partition, Problem, RecordKey, StartAt};
+use crate::model::{Entry, FilterSpec, LongLine, Multiline, OnError, Partition, Problem, RecordKey, StartAt};
 
 const FILE: &str = "/etc/weir/collect.json";
 
@@ -85,6 +85,19 @@ fn members(entry: &Entry) -> Members {
         ("long_line", raw(long_line)),
         ("read_bytes_per_second", raw(&entry.read_bytes_per_second)),
         ("skip_empty", raw(&entry.skip_empty)),
+        ("labels", raw(&entry.labels)),
+        ("headers", raw(&entry.headers)),
+        ("multiline", raw(&entry.multiline.as_ref().map(multiline))),
+        ("encoding", raw(&entry.encoding.map(|encoding| encoding.name()))),
+        ("pack", raw(&entry.pack)),
+    ])
+}
+
+fn multiline(multiline: &Multiline) -> Members {
+    BTreeMap::from([
+        ("start", raw(multiline.start.pattern())),
+        ("max_lines", raw(&multiline.max_lines)),
+        ("flush_ms", raw(&(multiline.flush.as_millis() as u64))),
     ])
 }
 
@@ -113,13 +126,13 @@ fn raw(value: &(impl serde::Serialize + ?Sized)) -> Box<RawValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::raw::{RawEntry, RawFilter, names_of};
+    use super::super::raw::{RawEntry, RawFilter, RawMultiline, names_of};
     use super::*;
 
     /// Otherwise a new option would not be tried.
     #[test]
     fn every_member_is_written_out() {
-        let text = br#"[{"path": "/a", "topic": "t", "filter": "m"}]"#;
+        let text = br#"[{"path": "/a", "topic": "t", "filter": "m", "multiline": {"start": "a"}}]"#;
         let list = parse(text, &Origin::File(FILE.into())).unwrap();
         let entry = list.items[0].checked.as_ref().unwrap();
         let sorted = |mut names: Vec<String>| {
@@ -128,6 +141,8 @@ mod tests {
         };
         let keys = |members: Members| members.into_keys().map(str::to_string).collect::<Vec<_>>();
         assert_eq!(keys(members(entry)), sorted(names_of::<RawEntry>()));
+        let joined = keys(multiline(entry.multiline.as_ref().unwrap()));
+        assert_eq!(joined, sorted(names_of::<RawMultiline>()));
         assert_eq!(keys(filter(entry.filter.as_ref().unwrap())), sorted(names_of::<RawFilter>()));
     }
 }

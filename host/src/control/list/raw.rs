@@ -3,6 +3,8 @@
 //! In: one JSON object and the place where it stands. Out: a raw struct, or the member that does
 //! not fit. The shipped JSON Schema is made from these types. Absent by design: what the values mean.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
@@ -40,6 +42,35 @@ pub(super) struct RawEntry {
     pub(super) read_bytes_per_second: Option<RawBytes>,
     /// Whether empty lines are left out. Default: true.
     pub(super) skip_empty: Option<bool>,
+    /// Up to 16 texts of at most 256 bytes; names of 1 to 63 of `a-z0-9_.-`. They travel with `headers`.
+    #[schemars(extend("maxProperties" = 16, "propertyNames" = {"pattern": "^[a-z0-9_.-]{1,63}$"}))]
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// Whether each record has the headers `host`, `path`, `offset` and the labels. Default: false.
+    pub(super) headers: Option<bool>,
+    /// Joins lines to records: a stack trace, a statement of several lines. Not with `pack`.
+    #[schemars(with = "Option<RawMultiline>")]
+    pub(super) multiline: Option<Box<RawValue>>,
+    /// How characters are written in the files, such as `gbk`, `utf-16le` or `latin1`: what is sent is
+    /// UTF-8. Default: bytes are sent as they are.
+    pub(super) encoding: Option<String>,
+    /// Lines that stand together travel as one record of up to so many bytes, a newline between them:
+    /// 1 KiB to 256 KiB. Default: a record a line.
+    pub(super) pack: Option<RawBytes>,
+}
+
+/// Which lines are one record.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "Multiline")]
+pub(super) struct RawMultiline {
+    /// A regular expression that finds something in each line that begins a record, and in no other.
+    #[schemars(required)]
+    pub(super) start: Option<String>,
+    /// At most so many lines are joined. Default: 500.
+    #[schemars(range(min = 2, max = 10_000))]
+    pub(super) max_lines: Option<u64>,
+    /// A record that nothing followed for so many milliseconds is sent. Default: 1000.
+    #[schemars(range(min = 10, max = 600_000))]
+    pub(super) flush_ms: Option<u64>,
 }
 
 /// A filter with its options.

@@ -55,6 +55,11 @@ fn path_and_topic_are_enough() {
         long_line: LongLine::Split,
         read_bytes_per_second: None,
         skip_empty: true,
+        labels: Default::default(),
+        headers: false,
+        multiline: None,
+        encoding: None,
+        pack: None,
     };
     assert_eq!(entry(""), expected);
 }
@@ -64,7 +69,8 @@ fn every_option_is_read() {
     let all = entry(
         r#", "name": "n", "exclude": ["*.gz"], "filter": {"module": "m", "timeout_ms": 5, "memory": "2MiB"},
            "start_at": "beginning", "partition": "spread", "key": "host", "line_bytes_max": 1000,
-           "long_line": "truncate", "read_bytes_per_second": "1 MiB", "skip_empty": false"#,
+           "long_line": "truncate", "read_bytes_per_second": "1 MiB", "skip_empty": false,
+           "labels": {"team": "web", "dc.name": ""}, "headers": true, "encoding": "Latin1", "pack": "64KiB""#,
     );
     let expected = Entry {
         name: EntryName("n".into()),
@@ -85,6 +91,11 @@ fn every_option_is_read() {
         long_line: LongLine::Truncate,
         read_bytes_per_second: Some(1 << 20),
         skip_empty: false,
+        labels: [("team".into(), "web".into()), ("dc.name".into(), String::new())].into(),
+        headers: true,
+        multiline: None,
+        encoding: Some(encoding_rs::WINDOWS_1252),
+        pack: Some(64 << 10),
     };
     assert_eq!(all, expected);
 }
@@ -103,7 +114,7 @@ fn names_are_matched_without_case_and_in_older_spellings() {
 #[test]
 fn unknown_names_are_reported_once_and_ignored() {
     let list = list(
-        r#"[{"path": "/a.log", "topic": "a", "service": "x", "send_rate": 5, "Style": 1, "labels": {}},
+        r#"[{"path": "/a.log", "topic": "a", "service": "x", "send_rate": 5, "Style": 1, "tags": {}},
             {"path": "/b.log", "topic": "b", "service": "y", "filter": {"module": "m", "modle": 1}}]"#,
     );
     assert!(list.items.iter().all(|item| item.checked.is_ok()));
@@ -114,7 +125,7 @@ fn unknown_names_are_reported_once_and_ignored() {
             ("weir does not know `service` and ignores it (2 entries)", "remove it"),
             ("weir does not know `send_rate` and ignores it", "remove it"),
             ("weir does not know `Style` and ignores it", "remove it"),
-            ("weir does not know `labels` and ignores it", "remove it"),
+            ("weir does not know `tags` and ignores it", "remove it"),
             ("weir does not know `filter.modle` and ignores it", "did you mean `filter.module`?"),
         ]
     );
@@ -127,16 +138,10 @@ fn unknown_names_are_reported_once_and_ignored() {
 
 #[test]
 fn options_of_later_versions_are_refused_and_never_ignored() {
-    for option in ["multiline", "encoding", "pack", "headers", "Multiline"] {
-        let problem = refused_with(&format!(r#", "{option}": true"#));
-        assert_eq!(problem.cause, format!("`{option}` is not supported by this version of weir"));
-        assert_eq!(problem.fix, "remove it");
-    }
     for option in ["shadow", "rollout"] {
         let problem = refused_with(&format!(r#", "filter": {{"module": "m", "{option}": 1}}"#));
         assert_eq!(problem.cause, format!("`filter.{option}` is not supported by this version of weir"));
     }
-    assert_eq!(entry(r#", "pack": null"#), entry(""));
 }
 
 #[test]
@@ -246,6 +251,10 @@ fn sizes_and_times_have_bounds() {
         r#""line_bytes_max": "1 MB""#,
         r#""line_bytes_max": "99999999999999999999""#,
         r#""read_bytes_per_second": 1023"#,
+        r#""headers": true, "line_bytes_max": "1008KiB""#,
+        r#""encoding": "gbk", "line_bytes_max": "342KiB""#,
+        r#""pack": 1023"#,
+        r#""pack": "257KiB""#,
         r#""filter": {"module": "m", "timeout_ms": 0}"#,
         r#""filter": {"module": "m", "timeout_ms": 10001}"#,
         r#""filter": {"module": "m", "memory": 1048575}"#,
@@ -254,7 +263,69 @@ fn sizes_and_times_have_bounds() {
         let problem = refused_with(&format!(", {more}"));
         let field = problem.place.rsplit('`').nth(1).unwrap_or_default().to_string();
         let last = field.rsplit('.').next().unwrap_or_default();
-        assert!(!last.is_empty() && more.contains(last), "{problem}");
+        assert!(
+            !last.is_empty() && more.contains(last) && !["headers", "encoding"].contains(&last),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn multiline_has_a_pattern_and_bounds() {
+    let joined = entry(r#", "multiline": {"Start": "^\\d"}"#).multiline.unwrap();
+    assert_eq!((joined.max_lines, joined.flush), (500, std::time::Duration::from_secs(1)));
+    assert!(joined.start.begins(b"2026 \xff") && !joined.start.begins(b"\tat a.b"));
+    let full = r#", "multiline": {"start": "x", "max_lines": 2, "flush_ms": 10}"#;
+    assert_eq!(entry(full).multiline.unwrap().max_lines, 2);
+    for (value, field, cause) in [
+        (r#""^a""#, "multiline", "an object with `start`"),
+        ("true", "multiline", "an object with `start`"),
+        ("{}", "", "there is no `multiline.start`"),
+        (r#"{"start": ""}"#, "multiline.start", "1 to 1024 bytes"),
+        (r#"{"start": "a("}"#, "multiline.start", "\"a(\" is no regular expression: unclosed group"),
+        (r#"{"start": "(a{1000}){1000}"}"#, "multiline.start", "it is too large"),
+        (r#"{"start": "a", "max_lines": 1}"#, "multiline.max_lines", "1 is not between 2 and 10000"),
+        (r#"{"start": "a", "flush_ms": 9}"#, "multiline.flush_ms", "9 is not between 10 and 600000"),
+        (r#"{"start": 7}"#, "multiline.start", "expected a string"),
+    ] {
+        let problem = refused_with(&format!(r#", "multiline": {value}"#));
+        assert!(problem.place.ends_with(&format!("`{field}`")) || field.is_empty(), "{problem}");
+        assert!(problem.cause.contains(cause), "{problem}");
+    }
+    let both = refused_with(r#", "multiline": {"start": "a"}, "pack": "64KiB""#);
+    assert!(both.place.ends_with("`pack`") && both.fix == "remove one of the two", "{both}");
+    let odd = list(r#"[{"path": "/a", "topic": "t", "multiline": {"start": "a", "maxlines": 3}}]"#);
+    assert_eq!(odd.problems[0].fix, "did you mean `multiline.max_lines`?");
+}
+
+#[test]
+fn an_encoding_is_one_whose_lines_can_be_told() {
+    for label in ["gbk", "GB2312", "gb18030", "big5", "shift_jis", "euc-kr", "latin1", "koi8-r", "utf-8"] {
+        assert!(entry(&format!(r#", "encoding": "{label}""#)).encoding.is_some(), "{label}");
+    }
+    assert_eq!(entry(r#", "encoding": "utf-16""#).encoding, Some(encoding_rs::UTF_16LE));
+    for bad in ["utf-32", "", "ebcdic", "iso-2022-jp", "hz-gb-2312"] {
+        let problem = refused_with(&format!(r#", "encoding": "{bad}""#));
+        assert!(problem.place.ends_with("`encoding`"), "{problem}");
+    }
+}
+
+#[test]
+fn labels_have_bounds() {
+    let many = |n: usize| (0..n).map(|i| format!("\"l{i}\": \"v\"")).collect::<Vec<_>>().join(", ");
+    assert_eq!(entry(&format!(r#", "labels": {{{}}}"#, many(16))).labels.len(), 16);
+    let bad = [
+        many(17),
+        r#""": "v""#.into(),
+        r#""Team": "v""#.into(),
+        format!(r#""{}": "v""#, "n".repeat(64)),
+        format!(r#""n": "{}""#, "v".repeat(257)),
+        r#""offset": "v""#.into(),
+        r#""n": 7"#.into(),
+    ];
+    for labels in bad {
+        let problem = refused_with(&format!(r#", "labels": {{{labels}}}"#));
+        assert!(problem.place.ends_with("`labels`"), "{problem}");
     }
 }
 
@@ -299,6 +370,44 @@ fn the_shipped_schema_is_the_one_of_the_code() {
     }
     let shipped = std::fs::read_to_string(&path).unwrap();
     assert_eq!(shipped, now, "write it again: WEIR_WRITE_SCHEMA=1 cargo test -p weir --lib shipped_schema");
+}
+
+fn page() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/entries.md")).unwrap()
+}
+
+#[test]
+fn the_page_of_options_has_each_of_them() {
+    let page = page();
+    let heads: HashSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+    let names = raw::names_of::<raw::RawEntry>();
+    assert_eq!(heads, names.iter().map(String::as_str).collect());
+    for name in &names {
+        assert!(page.contains(&format!("| [`{name}`](#{name}) |")), "{name} is not in the table");
+    }
+    let within = [raw::names_of::<raw::RawFilter>(), raw::names_of::<raw::RawMultiline>()].concat();
+    for name in within {
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
+fn the_examples_of_the_page_of_options_are_taken() {
+    let page = page();
+    let mut examples = 0;
+    for block in page.split("```json\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        let list = parse(text.as_bytes(), &key()).unwrap_or_else(|problem| panic!("{problem}\n{text}"));
+        assert!(list.items.iter().all(|item| item.checked.is_ok()) && list.problems.is_empty(), "{list:?}");
+        examples += 1;
+    }
+    assert!(examples >= 8, "{examples}");
+    let text = r#"[
+  {"path": "/a", "topic": "t"},
+  {"line_bytes_max": 8, "name": "app", "path": "/b", "topic": "t"}]"#;
+    let refused = list(text).items[1].checked.clone().unwrap_err().problem.to_string();
+    assert!(page.contains(&refused), "{refused}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::policy::Rules as PolicyRules;
 
 mod copies;
 mod model;
+mod records;
 
 const LIMITS: HeldLimits = HeldLimits { age: Duration::from_secs(3600), bytes: 1 << 30 };
 
@@ -76,6 +77,11 @@ impl Place {
             long_line: LongLine::Split,
             read_bytes_per_second: None,
             skip_empty: true,
+            labels: Default::default(),
+            headers: false,
+            multiline: None,
+            encoding: None,
+            pack: None,
         };
         change(&mut entry);
         let policy = Arc::new(Policy::unbounded());
@@ -134,7 +140,7 @@ impl Place {
             return self.source.need().is_some();
         };
         self.next_id += 1;
-        self.source.take(&piece, self.next_id, &buffer, lines.used, true);
+        self.source.take(&piece, self.next_id, &buffer, &lines, true);
         self.under_way.push((piece.incarnation, self.next_id));
         for (start, end) in lines.starts.iter().zip(&lines.ends) {
             let text = String::from_utf8_lossy(&buffer[*start as usize..*end as usize]).into();

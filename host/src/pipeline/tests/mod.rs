@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::budget::Budget;
+use crate::budget::{Budget, RECORD_BYTES};
 use crate::filter::tests::guest;
 use crate::filter::{Compiler, Engine, EngineLimits, FilterContext, ModuleCache};
-use crate::model::{EntryName, FilterSpec, LongLine, ModuleRef, RecordKey, StartAt};
+use crate::model::{EntryName, FilterSpec, LongLine, ModuleRef, Partition, RecordKey, StartAt};
 use crate::policy::Rules as PolicyRules;
 use crate::quarantine::Replayed;
 use crate::sink::{Failed, Refusal};
 use crate::status::{EntryState, EntryStatus};
+
+mod options;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
@@ -212,6 +214,11 @@ impl Rig {
             long_line: LongLine::Split,
             read_bytes_per_second: None,
             skip_empty: true,
+            labels: Default::default(),
+            headers: false,
+            multiline: None,
+            encoding: None,
+            pack: None,
         };
         let broker = Broker {
             log: Vec::new(),
