@@ -78,3 +78,40 @@ pub async fn fetch_files(socket: &Path, entry: &str) -> Result<Files, AdminError
     serde_json::from_slice(&answer)
         .map_err(|error| AdminError::Answer { path: socket.into(), cause: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::super::Admin;
+    use super::super::tests::board;
+    use super::*;
+    use crate::config::AdminSettings;
+    use crate::status::FileStatus;
+
+    #[tokio::test]
+    async fn files_are_told_by_the_agent_and_an_entry_that_does_not_run_has_none() {
+        let dir = TempDir::new().unwrap();
+        let socket = dir.path().join("weir.sock");
+        let settings = AdminSettings { listen: "127.0.0.1:0".parse().unwrap(), socket: socket.clone() };
+        let (ask, mut questions) = AskFiles::new();
+        let admin = Admin::bind(&settings, board(&[])).await.unwrap().with_files(ask);
+        let served = tokio::spawn(admin.serve(std::future::pending()));
+        let files =
+            Files { total: 1, files: vec![FileStatus { path: "/a\n".into(), ..FileStatus::default() }] };
+        let told = files.clone();
+        let agent = tokio::spawn(async move {
+            while let Some(FilesAsked { entry, answer }) = questions.recv().await {
+                // Any other question is dropped, as the agent does where no such entry runs.
+                if entry.as_str() == "a b&c" {
+                    answer.send(told.clone()).unwrap();
+                }
+            }
+        });
+        assert_eq!(fetch_files(&socket, "a b&c").await.unwrap(), files);
+        let none = fetch_files(&socket, "other").await.unwrap_err();
+        assert!(none.to_string().contains("no entry \"other\" runs"), "{none}");
+        served.abort();
+        agent.abort();
+    }
+}

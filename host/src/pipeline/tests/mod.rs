@@ -1130,3 +1130,22 @@ fn what_a_filter_makes_of_its_lines_stays_within_the_budget() {
     rig.stop(DEADLINE);
     assert_eq!(rig.budget.used(), 0, "all of it was given back");
 }
+
+#[test]
+fn its_files_are_told_one_by_one_also_while_it_is_held_up() {
+    let mut rig = Rig::new();
+    rig.entry.path = rig.path("*.log").display().to_string();
+    rig.append("a.log", "one\n");
+    rig.append("b.log", "three\nfour\n");
+    rig.broker().silent = true;
+    rig.start();
+    rig.eventually("all to be read", |rig| rig.status().lines.read == 3);
+    let (sender, told) = channel();
+    let ask = Message::Files(Box::new(move |files| sender.send(files).unwrap()));
+    rig.running.as_ref().unwrap().inbox.send(ask).unwrap();
+    let files = told.recv_timeout(DEADLINE).unwrap();
+    let shown: Vec<_> =
+        files.files.iter().map(|file| (file.path.clone(), file.size, file.read_to, file.lag_bytes)).collect();
+    let path = |name| rig.path(name).display().to_string();
+    assert_eq!((files.total, shown), (2, vec![(path("b.log"), 11, 11, 11), (path("a.log"), 4, 4, 4)]));
+}
