@@ -94,8 +94,14 @@ impl Bounds {
         bounds.read.extend(files.map(directory));
         bounds.run.insert("/proc/self/exe".into());
         bounds.run.extend(linked().iter().map(|file| directory(file)));
-        bounds.write.insert(scratch.unwrap_or(&settings.state_dir).into());
-        bounds.sockets.insert(directory(&settings.admin.socket));
+        match scratch {
+            // Such a run leaves nothing behind, and listens nowhere.
+            Some(scratch) => drop(bounds.write.insert(scratch.into())),
+            None => {
+                bounds.write.insert(settings.state_dir.clone());
+                bounds.sockets.insert(directory(&settings.admin.socket));
+            }
+        }
         bounds
     }
 }

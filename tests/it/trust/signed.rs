@@ -139,7 +139,7 @@ fn only_a_signed_module_is_loaded_and_a_key_is_replaced_by_having_both() {
     let forged = weir.file("forged.wasm").to_str().expect("text").to_owned();
     std::fs::write(&forged, guests::bytes("redact")).expect("write a module");
     std::fs::copy(format!("{stranger}.minisig"), format!("{forged}.minisig")).expect("copy a signature");
-    weir.weir(&["module", "push", &forged, "--tag", "it"]).ok();
+    weir.weir(&["module", "push", &forged, "--tag", "it", "--untried"]).ok();
     eventually(SOON, "the forged module to be refused", cause, |cause| cause.contains("cannot be trusted"));
     let mut log = std::fs::OpenOptions::new().append(true).open(weir.log("app.log")).expect("open a log");
     std::io::Write::write_all(&mut log, b"DEBUG three\nINFO four\n").expect("write a log");
