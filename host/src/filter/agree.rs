@@ -37,7 +37,8 @@ mod recipe_split;
 mod recipe_truncate;
 
 /// The examples that are crates, each with a config.
-const EXAMPLES: [(&str, &str, Natively); 3] = [
+const EXAMPLES: [(&str, &str, Natively); 4] = [
+    ("containers", "", containers::run_natively),
     ("drop_debug", "", drop_debug::run_natively),
     ("redact", r#"{"fields":["password"],"patterns":["[0-9]{4,}","a+"]}"#, redact::run_natively),
     ("json_fields", r#"{"remove":["b"],"rename":{"a":"first"}}"#, json_fields::run_natively),
@@ -65,7 +66,7 @@ type Natively = fn(&[u8], &[Vec<u8>]) -> Result<Run, String>;
 const CASES: u32 = 200;
 
 /// What the examples look for, and what may confuse them.
-const PARTS: [&[u8]; 30] = [
+const PARTS: [&[u8]; 32] = [
     b"DEBUG",
     b"INFO",
     b" ",
@@ -96,6 +97,8 @@ const PARTS: [&[u8]; 30] = [
     b"where",
     b"aside",
     b"{\"a\":\"\\u00e9\",\"level\":\"debug\"}",
+    b"1 stdout F ",
+    b"{\"log\":\"a\\n\"}",
 ];
 
 fn line() -> impl Strategy<Value = Vec<u8>> {

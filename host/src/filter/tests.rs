@@ -9,8 +9,15 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::model::{Digest, FILTER_MEMORY, FILTER_TIMEOUT};
 
-const GUESTS: [&str; 6] =
-    ["drop_debug", "redact", "json_fields", "conformance_rust", "guest_misbehave", "guest_stamp"];
+const GUESTS: [&str; 7] = [
+    "containers",
+    "drop_debug",
+    "redact",
+    "json_fields",
+    "conformance_rust",
+    "guest_misbehave",
+    "guest_stamp",
+];
 
 /// The core module of a guest; all are built once.
 pub(crate) fn guest(name: &str) -> &'static [u8] {
