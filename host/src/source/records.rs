@@ -141,7 +141,7 @@ impl Cutter {
             // More than it may have: whatever follows is not of it.
             let begun = joiner.lines.place(group.first).0 as usize;
             let bytes = len.saturating_sub(begun);
-            let is_whole = group.lines() >= multiline.max_lines || bytes > self.rules.line_bytes_max;
+            let is_whole = group.lines() >= multiline.max_lines || bytes >= self.enough();
             if is_whole || end.last || end.quiet {
                 joiner.close(group);
             } else {
@@ -525,6 +525,16 @@ mod tests {
         assert_eq!(Unit::Byte.last_line_end(b"a\nb", 7), Some(2));
         assert_eq!(Unit::Utf16Le.last_line_end(b"a\0b", 0), None);
         assert_eq!(Unit::Utf16Le.last_line_end(b"", 3), None);
+    }
+
+    #[test]
+    fn half_a_newline_ends_no_record_that_has_room_for_its_line() {
+        let cutter = cutter(Some(UTF_16LE), Some("^[A-Z]"));
+        // As many bytes as a record may have, without its last newline.
+        let text = format!("A\n{}\nB\n", "b".repeat(MAX / 2 - 2));
+        let bytes = utf16(&text, UTF_16LE);
+        let found = feed(&cutter, &bytes, MAX + 1, 1, false);
+        assert_eq!(found.texts(), [text.strip_suffix("\nB\n").unwrap()]);
     }
 
     /// Lines of which some begin a record, some are empty, too long, or stand behind a hole.
