@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, LandlockStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
@@ -19,6 +20,8 @@ use landlock::{
 };
 
 use crate::config::{ListSource, Settings};
+use crate::control::list::{self, Origin};
+use crate::model::{Entry, ModuleRef};
 
 /// What is asked of the kernel; one that knows less gives what it knows.
 const RIGHTS: ABI = ABI::V6;
@@ -85,8 +88,10 @@ impl Bounds {
                 let files = [&etcd.ca_file, &etcd.cert_file, &etcd.key_file];
                 bounds.read.extend(files.into_iter().flatten().map(|file| directory(file)));
             }
-            // Modules that a list in a file names lie beside or below it.
-            ListSource::File(file) => drop(bounds.read.insert(directory(file))),
+            ListSource::File(file) => {
+                bounds.read.insert(directory(file));
+                bounds.read.extend(modules(file));
+            }
             ListSource::Fixed { .. } => {}
         }
         // Certificates and keys of Kafka are read when a producer is made, and made anew.
@@ -156,6 +161,18 @@ fn restrict(bounds: &Bounds) -> Result<(RulesetStatus, LandlockStatus), RulesetE
 /// The nearest directory that is there: what appears in it may be the root.
 fn there(root: &Path) -> PathBuf {
     root.ancestors().find(|dir| dir.exists()).unwrap_or(root).to_path_buf()
+}
+
+/// Where the modules lie that a list in a file names now. One that is named later must lie in one of
+/// these, beside or below the list, or below a root.
+fn modules(file: &Path) -> Vec<PathBuf> {
+    let list = fs::read(file).ok().and_then(|text| list::parse(&text, &Origin::File(file.into())).ok());
+    let entries = list.into_iter().flat_map(|list| list.items).filter_map(|item| item.checked.ok());
+    let module = |entry: Arc<Entry>| match &entry.filter.as_ref()?.module {
+        ModuleRef::File(path) if path.exists() => Some(directory(path)),
+        _ => None,
+    };
+    entries.filter_map(module).collect()
 }
 
 /// Where a file lies, with links followed.
