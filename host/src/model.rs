@@ -241,6 +241,26 @@ pub struct FilterSpec {
     pub timeout: Duration,
     /// Memory an instance may take; bytes.
     pub memory: u64,
+    /// A second module that sees the same lines and is only counted.
+    pub shadow: Option<ShadowSpec>,
+    /// Percent of hosts that adopt a change of it.
+    pub rollout: u8,
+}
+
+/// A second module for the lines of an entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShadowSpec {
+    /// Which module.
+    pub module: ModuleRef,
+    /// As of a filter.
+    pub config: Vec<u8>,
+}
+
+impl FilterSpec {
+    /// All modules that it names.
+    pub fn modules(&self) -> impl Iterator<Item = &ModuleRef> {
+        [&self.module].into_iter().chain(self.shadow.as_ref().map(|shadow| &shadow.module))
+    }
 }
 
 /// What happens to a line that the filter fails on or sets aside.

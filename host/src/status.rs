@@ -183,6 +183,96 @@ pub struct FilterStatus {
     /// The same in one word, which may leave the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<Obstacle>,
+    /// What the module that runs did since it was applied.
+    #[serde(default)]
+    pub stats: FilterStats,
+    /// The second module, where the list names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowStatus>,
+}
+
+/// The shadow of an entry's filter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShadowStatus {
+    /// As the list names it.
+    pub module: String,
+    /// Of the module that runs; empty where none does.
+    pub digest: String,
+    /// `applied` or `failed`.
+    pub state: FilterState,
+    /// Why it does not run.
+    pub cause: String,
+    /// Lines of which it makes the same as the filter.
+    pub same: u64,
+    /// Lines of which it makes something else.
+    pub differing: u64,
+    /// Lines on which it failed.
+    pub errors: u64,
+    /// Lines that it was not shown.
+    pub skipped: u64,
+    /// What it took; seconds.
+    pub cpu_seconds: f64,
+    /// The most memory that an instance of it had; bytes.
+    pub memory_max: u64,
+}
+
+/// What a filter did, in figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FilterStats {
+    /// When it was applied; seconds since 1970.
+    pub since: u64,
+    /// Lines that it was given. Lines of the sums `kept`, `dropped`, `replaced` and `refused`.
+    pub lines: u64,
+    /// Lines sent as they were read.
+    pub kept: u64,
+    /// Lines it dropped.
+    pub dropped: u64,
+    /// Lines it replaced.
+    pub replaced: u64,
+    /// Lines that stand for those.
+    pub replacements: u64,
+    /// Lines it failed on, by kind, and lines it set aside on purpose (`set-aside`).
+    pub refused: BTreeMap<String, u64>,
+    /// Batches.
+    pub batches: u64,
+    /// CPU time, with all attempts and new instances; seconds.
+    pub cpu_seconds: f64,
+    /// Lines by the CPU time of a line, which is that of its batch in equal parts; the bounds are
+    /// [`LINE_SECONDS_BUCKETS`], the last one has none.
+    pub line_seconds: [u64; LINE_SECONDS_BUCKETS.len() + 1],
+    /// The most memory that an instance of it had; bytes.
+    pub memory_max: u64,
+    /// Instances made after a failure.
+    pub restarts: u64,
+    /// Messages of it that were not logged, for there were too many.
+    pub unlogged: u64,
+    /// Times that it counted under a name that it may not have.
+    pub uncounted: u64,
+    /// What it counts itself.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// Upper bounds of the buckets of [`FilterStats::line_seconds`]; seconds.
+pub const LINE_SECONDS_BUCKETS: [f64; 9] = [1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 1e-4, 1e-3];
+
+impl FilterStats {
+    /// Lines it failed on or set aside.
+    pub fn refused_lines(&self) -> u64 {
+        self.refused.values().sum()
+    }
+
+    /// The upper bound of the time that so many percent of the lines do not exceed; seconds.
+    pub fn line_seconds_at(&self, percent: u64) -> f64 {
+        let rank = (self.lines * percent).div_ceil(100);
+        let mut seen = 0;
+        let reached = |lines: &u64| {
+            seen += lines;
+            seen >= rank
+        };
+        let bucket = self.line_seconds.iter().position(reached);
+        bucket.and_then(|bucket| LINE_SECONDS_BUCKETS.get(bucket)).copied().unwrap_or(f64::INFINITY)
+    }
 }
 
 /// The state of a filter.
@@ -212,8 +302,10 @@ pub struct Figures {
     pub filter_seconds: [u64; FILTER_SECONDS_BUCKETS.len() + 1],
     /// Sum of that CPU time; seconds.
     pub filter_seconds_sum: f64,
-    /// Lines by kind: `trap`, `deadline`, `memory`, `output`, `size`, `error`.
-    pub filter_errors: BTreeMap<&'static str, u64>,
+    /// What all modules of the entry did; `counts` and `since` are not used here.
+    pub filter: FilterStats,
+    /// Lines of all shadows, by what came of the comparison: `same`, `differing`, `error`, `skipped`.
+    pub shadow_lines: BTreeMap<&'static str, u64>,
     /// Swaps by result: `applied`, `failed`, `rolled-back`.
     pub module_swaps: BTreeMap<&'static str, u64>,
     /// What a module counts itself.

@@ -255,3 +255,181 @@ fn the_examples_do_what_they_say_on_the_real_path() {
     }
     assert_eq!(weir.lines("json_fields").quarantined, 1);
 }
+
+#[test]
+fn a_filter_that_fails_gives_way_to_the_last_proven_one_also_after_a_restart() {
+    let topic = Kafka::shared().topic("rolled", 1);
+    let mut weir = host();
+    let wasm = module(&weir, "misbehave.wasm", &guests::bytes("guest_misbehave"));
+    let mut file = LineFile::create(weir.log("app.log"), "app", 100);
+    let list =
+        |config: Value| json!([entry(&weir, "app", &topic, &json!({"module": wasm, "config": config}))]);
+    let [proven, unproven, bad, mended] = [
+        list(json!({"do": "nothing", "prefix": "A "})),
+        list(json!({"do": "nothing", "prefix": "B "})),
+        list(json!({"do": "trap", "on": "app"})),
+        list(json!({"do": "nothing", "prefix": "D "})),
+    ];
+    let swaps =
+        |weir: &Weir, result: &str| weir.metrics().sum("weir_module_swaps_total", &[("result", result)]);
+    let filter = |weir: &Weir| weir.entry("app")["filter"].clone();
+    weir.list(&proven);
+    weir.start();
+    file.write(6_000);
+    weir.await_finished("app", 6_000, SOON);
+    weir.put_list(&unproven);
+    eventually(SOON, "the second version", || swaps(&weir, "applied"), |swaps| *swaps == 2.0);
+    file.write(100);
+    weir.await_finished("app", 6_100, SOON);
+    weir.put_list(&bad);
+    eventually(SOON, "the bad version", || swaps(&weir, "applied"), |swaps| *swaps == 3.0);
+    file.write(100);
+    let back = eventually(SOON, "rolled back", || filter(&weir), |filter| filter["state"] == "rolled-back");
+    assert!(back["cause"].as_str().is_some_and(|cause| cause.contains("(trap)")), "{back}");
+    assert_eq!(swaps(&weir, "rolled-back"), 1.0);
+    let lines = weir.await_finished("app", 6_200, SOON);
+    assert_eq!(lines.delivered, 6_200, "no line was set aside: {lines:?}");
+    let stats = weir.weir(&["module", "stats", "app"]).ok();
+    assert!(stats.contains("rolled back to it: the filter fails on"), "{stats}");
+
+    assert!(weir.restart().success());
+    let after =
+        eventually(SOON, "still rolled back", || filter(&weir), |filter| filter["state"] == "rolled-back");
+    assert_eq!(after["cause"], back["cause"]);
+    file.write(100);
+    assert_eq!(weir.await_finished("app", 100, SOON).delivered, 100);
+    assert_eq!(weir.metrics().sum("weir_filter_errors_total", &[]), 0.0, "the bad version was not tried");
+    let stats = weir.weir(&["module", "stats", "app", "--json"]).ok();
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    assert_eq!(
+        (&stats["stats"]["lines"], &stats["stats"]["replaced"]),
+        (&json!(100), &json!(100)),
+        "{stats}"
+    );
+    weir.put_list(&mended);
+    eventually(SOON, "the mended version", || filter(&weir), |filter| filter["state"] == "applied");
+    file.write(100);
+    weir.await_finished("app", 200, SOON);
+    let heads: Vec<_> = topic.all().iter().map(|record| record.value[0]).collect();
+    let expected = [(b'A', 6_000), (b'B', 100), (b'A', 200), (b'D', 100)];
+    let expected: Vec<_> = expected.into_iter().flat_map(|(head, lines)| vec![head; lines]).collect();
+    assert!(heads == expected, "the last proven version came back");
+}
+
+#[test]
+fn a_host_outside_the_rollout_keeps_what_it_ran_also_after_a_restart() {
+    const KEY: &str = "/rollout/collect";
+    let topic = Kafka::shared().topic("rollout", 1);
+    let mut weir = steered(KEY);
+    let push = |weir: &Weir, version: u64| {
+        let file = module(weir, &format!("stamp-{version}.wasm"), &guests::stamp(version));
+        weir.weir(&["module", "push", &file, "--tag", "rollout"])
+            .ok()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let put = |weir: &Weir, percent: u64| {
+        let filter = json!({"module": "rollout", "rollout": percent});
+        put_list(KEY, &json!([entry(weir, "app", &topic, &filter)]));
+    };
+    let runs = |weir: &Weir, digest: &str| {
+        let filter = || weir.entry("app")["filter"].clone();
+        eventually(SOON, digest, filter, |filter| filter["digest"] == digest && filter["state"] == "applied")
+    };
+    let (first, second) = (push(&weir, 1), push(&weir, 2));
+    put(&weir, 0);
+    let mut file = LineFile::create(weir.log("app.log"), "app", 100);
+    weir.start();
+    let kept = runs(&weir, &first);
+    assert!(
+        kept["cause"].as_str().is_some_and(|cause| cause.contains("outside the rollout to 0 %")),
+        "{kept}"
+    );
+    file.write(10);
+    weir.await_finished("app", 10, SOON);
+    let third = push(&weir, 3);
+    put(&weir, 100);
+    assert_eq!(runs(&weir, &third)["cause"], "");
+    put(&weir, 0);
+    let fourth = push(&weir, 4);
+    let outside = |entry: &Value| entry["filter"]["cause"] != "";
+    assert_eq!(eventually(SOON, "kept", || weir.entry("app"), outside)["filter"]["digest"], third);
+    assert!(weir.restart().success());
+    runs(&weir, &third);
+    file.write(10);
+    weir.await_finished("app", 10, SOON);
+    put(&weir, 100);
+    runs(&weir, &fourth);
+    file.write(10);
+    weir.await_finished("app", 20, SOON);
+    let heads: Vec<_> = topic.all().iter().map(|record| record.value[0]).collect();
+    let expected = [b'1', b'3', b'4'].into_iter().flat_map(|version| [version; 10]).collect::<Vec<_>>();
+    assert_eq!(heads, expected, "{second} was never run");
+}
+
+#[test]
+fn a_shadow_is_compared_and_counted_and_never_sent_whatever_it_does() {
+    let kafka = Kafka::shared();
+    let mut weir = host();
+    let wasm = module(&weir, "misbehave.wasm", &guests::bytes("guest_misbehave"));
+    let no_module = module(&weir, "none.wasm", b"#!/bin/sh");
+    let kept = json!({"do": "nothing"});
+    let shadows = [
+        ("same", json!(wasm)),
+        ("other", json!({"module": wasm, "config": {"do": "nothing", "prefix": "x"}})),
+        ("loop", json!({"module": wasm, "config": {"do": "loop"}})),
+        ("init-loop", json!({"module": wasm, "config": {"do": "init-loop"}})),
+        ("none", json!(no_module)),
+    ];
+    let (mut list, mut files) = (Vec::new(), Vec::new());
+    for (name, shadow) in &shadows {
+        let topic = kafka.topic(name, 1);
+        let filter = json!({"module": wasm, "config": kept, "shadow": shadow});
+        list.push(entry(&weir, name, &topic, &filter));
+        let file = LineFile::create(weir.log(&format!("{name}.log")), name, 100);
+        files.push((*name, topic, file.with_head(|seq| if seq % 100 == 7 { "bad " } else { "" })));
+    }
+    weir.list(&json!(list));
+    weir.start();
+    let shadow = |name: &str| weir.entry(name)["filter"]["shadow"].clone();
+    for name in ["same", "other", "loop"] {
+        eventually(SOON, name, || shadow(name), |shadow| shadow["state"] == "applied");
+    }
+    for name in ["init-loop", "none"] {
+        let loaded = |shadow: &Value| shadow["cause"] != "" && shadow["cause"] != "it is being loaded";
+        eventually(SOON, name, || shadow(name), loaded);
+    }
+    const LINES: u64 = 1_000;
+    for (name, topic, file) in &mut files {
+        file.write(LINES);
+        assert_eq!(weir.await_finished(name, LINES, SOON).delivered, LINES, "{name}");
+        topic.verdict(&[file.expected()], SOON).assert_exact();
+    }
+    let count = |shadow: &Value, what: &str| shadow[what].as_u64().unwrap_or_default();
+    let sum = |shadow: &Value| {
+        ["same", "differing", "errors", "skipped"].map(|what| count(shadow, what)).iter().sum::<u64>()
+    };
+    let all = |name: &'static str| eventually(SOON, name, || shadow(name), |shadow| sum(shadow) == LINES);
+    let (same, other, stuck) = (all("same"), all("other"), all("loop"));
+    assert!(count(&same, "same") > 0 && count(&same, "differing") + count(&same, "errors") == 0, "{same}");
+    assert!(
+        count(&other, "differing") > 0 && count(&other, "same") + count(&other, "errors") == 0,
+        "{other}"
+    );
+    assert!(count(&stuck, "errors") > 0 && count(&stuck, "differing") == 0, "{stuck}");
+    let metrics = weir.metrics();
+    let lines =
+        |result: &str| metrics.sum("weir_shadow_lines_total", &[("entry", "loop"), ("result", result)]);
+    assert_eq!(lines("error") as u64, count(&stuck, "errors"));
+    assert_eq!(metrics.sum("weir_filter_errors_total", &[]), 0.0, "no failure is the filter's");
+    assert_eq!(shadow("none")["state"], "failed");
+    // A shadow comes and goes without its filter.
+    list[0]["filter"]["shadow"] = Value::Null;
+    let since = weir.entry("same")["filter"]["stats"]["since"].clone();
+    weir.put_list(&json!(list));
+    eventually(SOON, "it is gone", || shadow("same"), Value::is_null);
+    assert_eq!(weir.entry("same")["filter"]["stats"]["since"], since, "the filter was left alone");
+    assert!(weir.stop().success());
+}

@@ -11,12 +11,16 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::status::{AgentFigures, Board, EntryReport, FILTER_SECONDS_BUCKETS, Figures};
+use crate::filter::ErrorKind;
+use crate::status::{
+    AgentFigures, Board, EntryReport, FILTER_SECONDS_BUCKETS, Figures, FilterStats, FilterStatus,
+    LINE_SECONDS_BUCKETS,
+};
 
 /// The media type of what [`Metrics::text`] returns.
 pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The kinds of [`Figures::filter_errors`]. Known values are shown before they first occur, or a
+/// The kinds of `weir_filter_errors_total`. Known values are shown before they first occur, or a
 /// scraper would miss the step from nothing to 1.
 const FILTER_ERRORS: [&str; 6] = ["deadline", "error", "memory", "output", "size", "trap"];
 /// The results of [`Figures::module_swaps`].
@@ -49,8 +53,14 @@ enum Values {
     Counters(&'static str, fn(&EntryReport) -> Vec<(&str, u64)>),
     /// A gauge an entry.
     Gauge(fn(&EntryReport) -> f64),
+    /// A counter an entry with a filter.
+    FilterCounter(fn(&EntryReport) -> u64),
+    /// A gauge an entry with a filter.
+    FilterGauge(fn(&FilterStatus) -> f64),
     /// CPU time of batches, for entries with a filter.
     FilterSeconds,
+    /// CPU time of lines, for entries with a filter.
+    LineSeconds,
     /// The module of each entry that has one running.
     Module,
     /// A counter of the agent for each value of the label.
@@ -63,7 +73,10 @@ enum Values {
     Build,
 }
 
-use Values::{Agent, AgentGauge, Build, Counter, Counters, FilterSeconds, Gauge, Module, Revision};
+use Values::{
+    Agent, AgentGauge, Build, Counter, Counters, FilterCounter, FilterGauge, FilterSeconds, Gauge,
+    LineSeconds, Module, Revision,
+};
 
 /// All there are, in the order in which they are shown.
 const METRICS: &[Metric] = &[
@@ -137,13 +150,64 @@ const METRICS: &[Metric] = &[
         help: "Lines on which the filter failed, by kind",
         values: Counters("kind", |entry| {
             let known = if entry.status.filter.is_some() { &FILTER_ERRORS[..] } else { &[] };
-            from_zero(known, &entry.figures.filter_errors)
+            let refused = entry.figures.filter.refused.iter();
+            let failed = refused.filter(|(kind, _)| *kind != ErrorKind::SetAside.as_str());
+            from_zero(known, &failed.map(|(kind, lines)| (kind.as_str(), *lines)).collect())
+        }),
+    },
+    Metric {
+        name: "weir_filter_lines_total",
+        help: "Lines that went through the filter, by what it made of them: `kept`, `dropped`, `replaced`, \
+            `set_aside` on purpose, or `failed`; a replayed line counts too",
+        values: Counters("result", |entry| {
+            if entry.status.filter.is_none() {
+                return Vec::new();
+            }
+            let stats = &entry.figures.filter;
+            let aside = stats.refused.get(ErrorKind::SetAside.as_str()).copied().unwrap_or_default();
+            let failed = stats.refused_lines() - aside;
+            let (kept, dropped, replaced) = (stats.kept, stats.dropped, stats.replaced);
+            let lines = [kept, dropped, replaced, aside, failed];
+            ["kept", "dropped", "replaced", "set_aside", "failed"].into_iter().zip(lines).collect()
+        }),
+    },
+    Metric {
+        name: "weir_filter_line_seconds",
+        help: "CPU seconds of the filter for a line: that of its batch in equal parts",
+        values: LineSeconds,
+    },
+    Metric {
+        name: "weir_filter_memory_bytes",
+        help: "The most memory that an instance of the module that runs had",
+        values: FilterGauge(|filter| filter.stats.memory_max as f64),
+    },
+    Metric {
+        name: "weir_filter_restarts_total",
+        help: "Instances of modules made anew after a failure",
+        values: FilterCounter(|entry| entry.figures.filter.restarts),
+    },
+    Metric {
+        name: "weir_module_ignored_total",
+        help: "What modules said beyond what they may: `log`, messages that were not logged; `count`, times that \
+            they counted under a name they may not have",
+        values: Counters("what", |entry| {
+            let FilterStats { unlogged, uncounted, .. } = entry.figures.filter;
+            let ignored = [("count", uncounted), ("log", unlogged)];
+            if entry.status.filter.is_some() { ignored.into() } else { Vec::new() }
+        }),
+    },
+    Metric {
+        name: "weir_shadow_lines_total",
+        help: "Lines of entries whose filter has a shadow, by what the shadow makes of them: the `same` as the \
+            filter, something else (`differing`), or `error`; `skipped` ones it was not shown",
+        values: Counters("result", |entry| {
+            entry.figures.shadow_lines.iter().map(|(result, lines)| (*result, *lines)).collect()
         }),
     },
     Metric { name: "weir_module_info", help: "The module that filters the entry's lines", values: Module },
     Metric {
         name: "weir_module_swaps_total",
-        help: "Changes of the module or its config while the entry ran, by result",
+        help: "Changes of the filter, its first one included, by result",
         values: Counters("result", |entry| {
             let known = if entry.status.filter.is_some() { &MODULE_SWAPS[..] } else { &[] };
             from_zero(known, &entry.figures.module_swaps)
@@ -273,9 +337,9 @@ impl Metric {
     /// The name without the suffix that the encoder adds for the type, and the type.
     fn family(&self) -> (&'static str, MetricType) {
         let (suffix, kind) = match self.values {
-            Counter(_) | Counters(..) | Agent(..) => ("_total", MetricType::Counter),
-            Gauge(_) | AgentGauge(_) | Revision => ("", MetricType::Gauge),
-            FilterSeconds => ("", MetricType::Histogram),
+            Counter(_) | Counters(..) | FilterCounter(_) | Agent(..) => ("_total", MetricType::Counter),
+            Gauge(_) | AgentGauge(_) | FilterGauge(_) | Revision => ("", MetricType::Gauge),
+            FilterSeconds | LineSeconds => ("", MetricType::Histogram),
             Module | Build => ("_info", MetricType::Info),
         };
         (self.name.strip_suffix(suffix).expect("a name ends as its type asks for"), kind)
@@ -320,8 +384,26 @@ impl Values {
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)
             }),
             FilterSeconds if report.status.filter.is_some() => {
-                encode_seconds(&report.figures, family.encode_family(&entry)?)
+                let Figures { filter_seconds, filter_seconds_sum, .. } = &report.figures;
+                encode_seconds(
+                    &FILTER_SECONDS_BUCKETS,
+                    filter_seconds,
+                    *filter_seconds_sum,
+                    family.encode_family(&entry)?,
+                )
             }
+            LineSeconds if report.status.filter.is_some() => {
+                let stats = &report.figures.filter;
+                let (lines, sum) = (&stats.line_seconds, stats.cpu_seconds);
+                encode_seconds(&LINE_SECONDS_BUCKETS, lines, sum, family.encode_family(&entry)?)
+            }
+            FilterCounter(value) if report.status.filter.is_some() => {
+                family.encode_family(&entry)?.encode_counter::<NoLabelSet, _, u64>(&value(report), None)
+            }
+            FilterGauge(value) => match &report.status.filter {
+                Some(filter) => family.encode_family(&entry)?.encode_gauge(&value(filter)),
+                None => Ok(()),
+            },
             Module => match &report.status.filter {
                 Some(filter) if !filter.digest.is_empty() => family.encode_info(&[
                     entry[0],
@@ -330,16 +412,17 @@ impl Values {
                 ]),
                 _ => Ok(()),
             },
-            FilterSeconds | Agent(..) | AgentGauge(_) | Revision | Build => Ok(()),
+            FilterSeconds | LineSeconds | FilterCounter(_) | Agent(..) | AgentGauge(_) | Revision | Build => {
+                Ok(())
+            }
         }
     }
 }
 
-fn encode_seconds(figures: &Figures, mut family: MetricEncoder<'_>) -> fmt::Result {
-    let bounds = FILTER_SECONDS_BUCKETS.iter().copied().chain([f64::INFINITY]);
-    let buckets: Vec<_> = bounds.zip(figures.filter_seconds).collect();
-    let count = figures.filter_seconds.iter().sum();
-    family.encode_histogram::<NoLabelSet>(figures.filter_seconds_sum, count, &buckets, None)
+fn encode_seconds(bounds: &[f64], counts: &[u64], sum: f64, mut family: MetricEncoder<'_>) -> fmt::Result {
+    let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+    family.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
 }
 
 #[cfg(test)]
@@ -354,7 +437,7 @@ pub(super) mod tests {
     use super::super::tests::{board, report};
     use super::*;
     use crate::model::{EntryName, Lines};
-    use crate::status::{FilterState, FilterStatus, ListStatus, Room};
+    use crate::status::{FilterState, ListStatus, Room};
 
     /// One sample line: name, labels, value.
     pub(in crate::admin) type Sample = (String, BTreeMap<String, String>, f64);
@@ -429,8 +512,19 @@ pub(super) mod tests {
             module: "redact".into(),
             digest: "sha256:3f".into(),
             state: FilterState::Applied,
+            stats: FilterStats { memory_max: 7, ..FilterStats::default() },
             ..FilterStatus::default()
         });
+        app.figures.filter = FilterStats {
+            lines: 10,
+            kept: 4,
+            dropped: 3,
+            replaced: 1,
+            refused: [("set-aside".to_string(), 1), ("size".to_string(), 1)].into(),
+            line_seconds: [10, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ..FilterStats::default()
+        };
+        app.figures.shadow_lines = [("same", 1)].into();
         app.figures.module_counts = [("masked".to_string(), 3)].into();
         app.figures.delivery_errors = [("MSG_SIZE_TOO_LARGE".to_string(), 4)].into();
         let samples = scrape(&board(&[app]));
@@ -448,6 +542,13 @@ pub(super) mod tests {
         assert_eq!(one("weir_module_info", &module), Some(1.0));
         assert_eq!(one("weir_module_count_total", &[("entry", "app"), ("name", "masked")]), Some(3.0));
         assert_eq!(one("weir_filter_errors_total", &[("entry", "app"), ("kind", "trap")]), Some(0.0));
+        assert_eq!(one("weir_filter_errors_total", &[("entry", "app"), ("kind", "size")]), Some(1.0));
+        assert_eq!(one("weir_filter_errors_total", &[("entry", "app"), ("kind", "set-aside")]), None);
+        let lines = |result| one("weir_filter_lines_total", &[("entry", "app"), ("result", result)]);
+        let results = ["kept", "dropped", "replaced", "set_aside", "failed"];
+        assert_eq!(results.map(lines), [4.0, 3.0, 1.0, 1.0, 1.0].map(Some));
+        assert_eq!(one("weir_filter_memory_bytes", &[("entry", "app")]), Some(7.0));
+        assert_eq!(one("weir_filter_line_seconds_count", &[("entry", "app")]), Some(10.0));
         assert_eq!(one("weir_lost_bytes_total", &[("entry", "app"), ("reason", "truncated")]), Some(0.0));
         let errors = [("entry", "app"), ("kind", "MSG_SIZE_TOO_LARGE")];
         assert_eq!(one("weir_delivery_errors_total", &errors), Some(4.0));
@@ -596,7 +697,9 @@ pub(super) mod tests {
     impl Metric {
         fn labels(&self) -> Vec<&'static str> {
             match self.values {
-                Counter(_) | Gauge(_) | FilterSeconds => vec!["entry"],
+                Counter(_) | Gauge(_) | FilterCounter(_) | FilterGauge(_) | FilterSeconds | LineSeconds => {
+                    vec!["entry"]
+                }
                 Counters(label, _) => vec!["entry", label],
                 Module => vec!["entry", "tag", "digest"],
                 Agent(label, _) => vec![label],

@@ -37,10 +37,13 @@ use crate::status::{
 };
 
 mod filters;
+mod shadows;
 mod supervisor;
+mod versions;
 
-use self::filters::{Filters, Prepared};
+use self::filters::{Filters, News};
 use self::supervisor::Supervisor;
+use self::versions::Versions;
 
 /// Kept of the drain time for writing offsets and ending the producer.
 const ENDING: Duration = Duration::from_secs(1);
@@ -166,6 +169,7 @@ pub async fn run(
     let (stopped, stopping) = watch::channel(());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(task);
+    let noting = tokio::spawn(filters.writer());
     let announcing = (!mode.stdout).then(|| {
         tokio::spawn(control::announce::run(board.clone(), settings.clone(), until(stopping.clone())))
     });
@@ -196,6 +200,8 @@ pub async fn run(
         // All is acknowledged or given up by now: nothing to wait for.
         let _ = tokio::task::spawn_blocking(move || kafka.stop(Instant::now() + ENDING)).await;
     }
+    // The agent is gone, and what it knew last is written down.
+    let _ = noting.await;
     drop(stopped);
     if let Some(announcing) = announcing {
         // It has a bound of its own, and is only told to the fleet.
@@ -237,7 +243,8 @@ async fn prepare(
     };
     let engine = Engine::new(EngineLimits { memory: settings.limits.filter_memory })?;
     let policy = Arc::new(settings.policy.clone());
-    let filters = Filters::new(engine, cache.clone(), policy.clone(), settings.agent.name.clone());
+    let versions = Versions::load(settings.state_dir.join(versions::FILE));
+    let filters = Filters::new(engine, cache.clone(), policy.clone(), settings.agent.name.clone(), versions);
     let checkpoints = Arc::new(checkpoints);
     board.set_figures({
         let (checkpoints, kafka, quarantine) = (checkpoints.clone(), kafka.clone(), quarantine.clone());
@@ -292,7 +299,7 @@ impl Agent {
                 Some(name) = ending.recv() => self.pipeline_ended(&name).await,
                 Some(replay) = replays.recv() => self.replay(replay),
                 Some(asked) = questions.recv() => self.ask_for_files(asked),
-                prepared = self.filters.next() => self.filter_prepared(prepared),
+                news = self.filters.next() => self.filter_news(news),
                 () = tokio::time::sleep_until(restart.into()) => self.converge(),
                 () = self.supervisor.beat() => {}
                 () = tokio::time::sleep_until(tidy.into()) => self.filters.tidy(&self.wanted.modules),
@@ -401,7 +408,7 @@ impl Agent {
                 (Some(running), Some(wanted)) => {
                     let known = std::mem::replace(&mut running.entry, wanted);
                     if running.over.is_none() && !running.stopping {
-                        self.filters.want(&known, &running.entry, &running.inbox, &self.wanted.modules);
+                        self.filters.want(&known, &running.entry, &running.inbox, &self.wanted);
                     }
                 }
                 (None, _) => self.converge_new(&name),
@@ -415,7 +422,7 @@ impl Agent {
         let Some(entry) = self.entries.get(name).cloned() else { return };
         match self.start(&entry) {
             Ok(running) => {
-                self.filters.begin(&entry, &running.inbox, &self.wanted.modules);
+                self.filters.begin(&entry, &running.inbox, &self.wanted);
                 self.running.insert(name.clone(), running);
             }
             Err(error) => error!(entry = %name, %error, "the entry cannot be started"),
@@ -440,6 +447,7 @@ impl Agent {
             slot: shared.board.entry(&entry.name, report),
             tap: shared.board.tap(&entry.name),
             held_limits: shared.held_limits,
+            judge: self.filters.judge(&entry.name),
             once: shared.mode.once,
         };
         let (pipeline, inbox) =
@@ -468,7 +476,7 @@ impl Agent {
                     self.running.remove(name);
                     if !self.entries.contains_key(name) {
                         self.shared.checkpoints.retire(name, &entry.path);
-                        self.filters.forget(name);
+                        self.filters.retire(name);
                     } else {
                         self.finished.unfinished -= ended.unfinished;
                     }
@@ -485,9 +493,9 @@ impl Agent {
         }
     }
 
-    fn filter_prepared(&mut self, prepared: Prepared) {
-        if let Some(running) = self.running.get(prepared.entry()) {
-            self.filters.hand_over(prepared, &running.entry, &running.inbox);
+    fn filter_news(&mut self, news: News) {
+        if let Some(running) = self.running.get(news.entry()) {
+            self.filters.hear(news, &running.entry, &running.inbox);
         }
     }
 

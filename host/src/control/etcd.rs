@@ -143,43 +143,48 @@ impl Follower {
     async fn try_read(&mut self, kv: &mut KvClient) -> Result<Mark, ControlError> {
         let (mark, found) = get_all(kv, &self.settings.collect_keys, None).await?;
         let merged = self.collector.read(&Reading { cluster: mark.cluster, revision: mark.revision, found });
-        let modules = self.resolve(kv, &merged, mark.revision).await?;
+        let (modules, before) = self.resolve(kv, &merged, mark.revision).await?;
         self.answered();
-        self.publish(merged, modules, mark.revision).await;
+        self.publish(merged, modules, before, mark.revision).await;
         Ok(mark)
     }
 
-    /// The digests of the modules that entries name, read at the same revision as the list.
+    /// The digests of the modules that entries name, read at the same revision as the list, and what
+    /// tags pointed at before.
     async fn resolve(
         &self,
         kv: &mut KvClient,
         merged: &Merged,
         revision: i64,
-    ) -> Result<Modules, ControlError> {
+    ) -> Result<(Modules, Before), ControlError> {
         let modules = modules_of(&merged.entries);
         let names: Vec<_> = modules.iter().filter_map(tag_name).collect();
         let keys: Vec<_> =
             names.iter().map(|name| modules::tag_key(&self.settings.modules_prefix, name)).collect();
         let (_, found) = get_all(kv, &keys, Some(revision)).await?;
         let mut tags: BTreeMap<&str, Result<Digest, String>> = BTreeMap::new();
+        let mut before = Before::new();
         for (name, found) in names.iter().zip(found) {
             let record = match &found {
                 Found::Text { bytes, .. } => Some(bytes.as_slice()),
                 Found::Nothing | Found::Unreadable(_) => None,
             };
             tags.insert(name, modules::digest_of_tag(name, record).map_err(|error| error.to_string()));
+            if let Ok(digest) = modules::digest_before(name, record) {
+                before.insert(ModuleRef::Tag((*name).into()), digest);
+            }
         }
-        Ok(with_digests(&modules, |name| tags.get(name).cloned()))
+        Ok((with_digests(&modules, |name| tags.get(name).cloned()), before))
     }
 
-    async fn publish(&mut self, merged: Merged, modules: Modules, revision: i64) {
+    async fn publish(&mut self, merged: Merged, modules: Modules, before: Before, revision: i64) {
         let digest = |(module, digest): (&ModuleRef, &Result<Digest, String>)| {
             Some((tag_name(module)?.to_string(), digest.as_ref().ok()?.to_string()))
         };
         let tags = modules.iter().filter_map(digest).collect();
         let (lists, serials) = (self.collector.lists().to_vec(), self.collector.serials().clone());
         let kept = Kept { source: "etcd".into(), revision, lists, tags, serials };
-        self.send(merged, modules, revision, "");
+        self.send(merged, modules, before, revision, "");
         if kept != (Kept { revision, ..self.kept.clone() }) {
             self.kept = kept;
             self.save().await;
@@ -187,10 +192,10 @@ impl Follower {
         self.kept.revision = revision;
     }
 
-    fn send(&self, merged: Merged, modules: Modules, revision: i64, note: &str) {
+    fn send(&self, merged: Merged, modules: Modules, before: Before, revision: i64, note: &str) {
         let Merged { state, entries, refused, problems } = merged;
         let source = format!("etcd {}{note}", self.settings.collect_keys.join(", "));
-        let wanted = Wanted { source, revision, state, entries, refused, problems, modules };
+        let wanted = Wanted { source, revision, state, entries, refused, problems, modules, before };
         self.out.send_if_modified(|old| {
             let news = old.as_ref() != Some(&wanted);
             *old = Some(wanted);
@@ -235,11 +240,12 @@ impl Follower {
         );
         let digest = |name: &str| self.kept.tags.get(name).and_then(|digest| digest.parse().ok()).map(Ok);
         let modules = with_digests(&modules_of(&merged.entries), digest);
-        self.send(merged, modules, self.kept.revision, " (last good copy)");
+        self.send(merged, modules, Before::new(), self.kept.revision, " (last good copy)");
     }
 }
 
 type Modules = BTreeMap<ModuleRef, Result<Digest, String>>;
+type Before = BTreeMap<ModuleRef, Digest>;
 
 fn tag_name(module: &ModuleRef) -> Option<&str> {
     match module {

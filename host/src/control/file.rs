@@ -142,7 +142,8 @@ impl Follower {
         let modules = self.resolve(&merged);
         let Merged { state, entries, refused, problems } = merged;
         let source = format!("file {}", self.path.display());
-        let mut wanted = Wanted { source, revision, state, entries, refused, problems, modules };
+        let before = BTreeMap::new();
+        let mut wanted = Wanted { source, revision, state, entries, refused, problems, modules, before };
         let sent = self.out.send_if_modified(|old| {
             wanted.revision = old.as_ref().map_or(revision, |old| old.revision);
             if old.as_ref() == Some(&wanted) {

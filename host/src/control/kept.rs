@@ -24,7 +24,7 @@ use super::list::{self, Item, List, Origin};
 use super::trust::Trust;
 use super::{ListState, Refused};
 use crate::config::OnDelete;
-use crate::model::{Entry, EntryName, ModuleRef, Problem};
+use crate::model::{Entry, EntryName, FilterSpec, ModuleRef, Problem};
 
 /// What stands in every place of the list at one revision.
 #[derive(Clone, Debug, Default)]
@@ -307,7 +307,7 @@ fn worse(one: ListState, other: ListState) -> ListState {
 
 /// The modules that entries name.
 pub(super) fn modules_of(entries: &[Arc<Entry>]) -> std::collections::BTreeSet<ModuleRef> {
-    entries.iter().filter_map(|entry| entry.filter.as_ref()).map(|filter| filter.module.clone()).collect()
+    entries.iter().filter_map(|entry| entry.filter.as_ref()).flat_map(FilterSpec::modules).cloned().collect()
 }
 
 impl Kept {

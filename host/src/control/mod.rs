@@ -94,6 +94,8 @@ pub struct Wanted {
     pub problems: Vec<Problem>,
     /// What each module the entries name is, or why it cannot be told.
     pub modules: BTreeMap<ModuleRef, Result<Digest, String>>,
+    /// What a tag pointed at before, where it is known.
+    pub before: BTreeMap<ModuleRef, Digest>,
 }
 
 /// An entry that cannot be run as it stands.

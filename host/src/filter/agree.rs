@@ -132,6 +132,7 @@ fn context(config: &str) -> FilterContext {
         config: config.into(),
         timeout: FILTER_TIMEOUT,
         memory: FILTER_MEMORY,
+        aside: false,
     }
 }
 

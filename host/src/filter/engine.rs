@@ -137,9 +137,10 @@ impl std::fmt::Debug for Module {
 }
 
 impl Shared {
-    /// Waits until a core is free for a filter call; it is taken until the pass is dropped.
-    pub(super) fn enter(&self) -> Pass<'_> {
-        self.gate.enter()
+    /// Waits until a core is free for a filter call; it is taken until the pass is dropped. A call
+    /// that no line waits for goes beside that.
+    pub(super) fn enter(&self, aside: bool) -> Pass<'_> {
+        self.gate.enter(aside)
     }
 }
 
@@ -162,13 +163,18 @@ struct Gate {
 #[derive(Debug, Default)]
 struct Doors {
     running: usize,
+    /// Calls that no line waits for.
+    aside: usize,
     /// The ticker waits for the next call.
     asleep: bool,
     closed: bool,
 }
 
 /// The right to run a filter call.
-pub(super) struct Pass<'a>(&'a Gate);
+pub(super) struct Pass<'a> {
+    gate: &'a Gate,
+    aside: bool,
+}
 
 impl Gate {
     fn new() -> Self {
@@ -176,15 +182,15 @@ impl Gate {
         Self { cores, doors: Mutex::default(), freed: Condvar::new(), ticker: Condvar::new() }
     }
 
-    fn enter(&self) -> Pass<'_> {
-        let full = |doors: &mut Doors| doors.running >= self.cores;
+    fn enter(&self, aside: bool) -> Pass<'_> {
+        let full = |doors: &mut Doors| !aside && doors.running >= self.cores;
         let mut doors =
             self.freed.wait_while(lock(&self.doors), full).unwrap_or_else(PoisonError::into_inner);
-        doors.running += 1;
+        *doors.count(aside) += 1;
         if doors.asleep {
             self.ticker.notify_one();
         }
-        Pass(self)
+        Pass { gate: self, aside }
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Doors) -> R) -> R {
@@ -200,10 +206,10 @@ impl Gate {
             engine.increment_epoch();
             drop(engine);
             let mut doors = lock(&self.doors);
-            idle = if doors.running > 0 { 0 } else { idle + 1 };
+            idle = if doors.is_used() { 0 } else { idle + 1 };
             if idle >= IDLE_TICKS {
                 doors.asleep = true;
-                let nothing_to_do = |doors: &mut Doors| doors.running == 0 && !doors.closed;
+                let nothing_to_do = |doors: &mut Doors| !doors.is_used() && !doors.closed;
                 doors = self.ticker.wait_while(doors, nothing_to_do).unwrap_or_else(PoisonError::into_inner);
                 doors.asleep = false;
                 idle = 0;
@@ -215,10 +221,20 @@ impl Gate {
     }
 }
 
+impl Doors {
+    fn count(&mut self, aside: bool) -> &mut usize {
+        if aside { &mut self.aside } else { &mut self.running }
+    }
+
+    fn is_used(&self) -> bool {
+        self.running + self.aside > 0
+    }
+}
+
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.0.change(|doors| doors.running -= 1);
-        self.0.freed.notify_one();
+        self.gate.change(|doors| *doors.count(self.aside) -= 1);
+        self.gate.freed.notify_one();
     }
 }
 
@@ -280,7 +296,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let _pass = gate.enter();
+                        let _pass = gate.enter(false);
                         most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -289,6 +305,8 @@ mod tests {
             }
         });
         assert_eq!((most.into_inner(), gate.change(|doors| doors.running)), (2, 0));
+        let full = [gate.enter(false), gate.enter(false)];
+        drop((gate.enter(true), full));
     }
 
     #[test]
@@ -297,7 +315,7 @@ mod tests {
         let gate = engine.shared.gate.clone();
         let asleep = || gate.change(|doors| doors.asleep);
         wait_until("the ticker sleeps", asleep);
-        let pass = engine.shared.enter();
+        let pass = engine.shared.enter(true);
         wait_until("it wakes", || !asleep());
         drop(pass);
         wait_until("it sleeps again", asleep);

@@ -42,6 +42,7 @@ pub(super) struct Instance {
     store: Store<State>,
     filter: LineFilter,
     shared: Arc<Shared>,
+    aside: bool,
 }
 
 /// What the host knows of an instance.
@@ -85,11 +86,12 @@ pub(super) fn thread_cpu() -> Duration {
 }
 
 impl Instance {
-    /// Instantiates `module` and calls its `init`.
+    /// Instantiates `module` and calls its `init`; `aside` where no line waits for it.
     pub(super) fn new(
         module: &Module,
         context: &FilterContext,
         voice: &Arc<Mutex<Voice>>,
+        aside: bool,
     ) -> Result<Self, Failure> {
         let memory = Memory { shared: module.shared.clone(), used: 0, max: context.memory, refused: None };
         let state = State {
@@ -103,7 +105,7 @@ impl Instance {
         let mut store = Store::new(&module.shared.wasmtime, state);
         store.limiter(|state| state);
         store.epoch_deadline_callback(look_at_clock);
-        let _pass = module.shared.enter();
+        let _pass = module.shared.enter(aside);
         begin(&mut store, INIT_CPU_MAX, INIT_HOSTCALL_BYTES_MAX);
         let filter = match module.component.instantiate(&mut store) {
             Ok(filter) => filter,
@@ -117,7 +119,7 @@ impl Instance {
         match filter.call_init(&mut store, wire, &context.config) {
             Ok(Ok(())) => {
                 store.data_mut().commit_counts();
-                Ok(Self { store, filter, shared: module.shared.clone() })
+                Ok(Self { store, filter, shared: module.shared.clone(), aside: context.aside })
             }
             Ok(Err(message)) => Err(Failure { kind: ErrorKind::Error, message: tame(&message) }),
             Err(error) => Err(explain(&mut store, &error, INIT_CPU_MAX)),
@@ -136,7 +138,7 @@ impl Instance {
         cpu: Duration,
         room: Room,
     ) -> Result<Output, Failure> {
-        let Self { store, filter, shared } = self;
+        let Self { store, filter, shared, aside } = self;
         let wire = bindings::Batch {
             path: batch.path,
             offset: batch.offset,
@@ -146,7 +148,7 @@ impl Instance {
             ends: batch.ends,
         };
         let lines = batch.starts.len();
-        let pass = shared.enter();
+        let pass = shared.enter(*aside);
         begin(store, cpu, hostcall_bytes_max(lines, batch.bytes.len()));
         let called = filter.call_process(&mut *store, wire);
         drop(pass);

@@ -37,7 +37,7 @@ use super::check::{Output, Room, SET_ASIDE};
 use super::engine::{Module, lock};
 use super::instance::{Instance, thread_cpu};
 use super::voice::Voice;
-use super::{Batch, ErrorKind, Failure, FilterContext, Outcome, RefusedLine};
+use super::{Batch, ErrorKind, Failure, FilterContext, Ignored, Outcome, RefusedLine};
 use crate::model::Digest;
 
 /// The least CPU time a part of a batch gets: two ticks of the engine, so that there is a
@@ -73,7 +73,7 @@ impl Filter {
     pub(super) fn new(module: Arc<Module>, context: FilterContext) -> Result<Self, Failure> {
         let voice = Arc::new(Mutex::new(Voice::new(context.entry.clone(), module.digest())));
         let begun = thread_cpu();
-        let instance = Some(Instance::new(&module, &context, &voice)?);
+        let instance = Some(Instance::new(&module, &context, &voice, true)?);
         let init_cpu = thread_cpu() - begun;
         Ok(Self { module, context, voice, instance, init_cpu })
     }
@@ -97,7 +97,7 @@ impl Filter {
     /// bounds and says something about every line, unless there is more output than is taken at
     /// once: then about the first lines, at least one.
     pub fn process(&mut self, batch: &Batch<'_>) -> Outcome {
-        let begun = thread_cpu();
+        let (begun, before) = (thread_cpu(), lock(&self.voice).ignored());
         let mut search = Search { filter: self, batch: *batch, outcome: Outcome::default(), begun };
         debug_assert_eq!(batch.starts.len(), batch.ends.len());
         if !batch.starts.is_empty() {
@@ -105,6 +105,8 @@ impl Filter {
         }
         let mut outcome = search.outcome;
         outcome.cpu = thread_cpu() - begun;
+        let Ignored { messages, counts } = lock(&self.voice).ignored();
+        outcome.ignored = Ignored { messages: messages - before.messages, counts: counts - before.counts };
         outcome
     }
 
@@ -125,13 +127,25 @@ impl Filter {
     }
 
     /// One call of the module, whose answer may have so much `room`; a failure costs the instance.
-    fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration, room: Room) -> Result<Output, Failed> {
-        let instance = match self.instance.take() {
-            Some(instance) => Ok(instance),
-            None => Instance::new(&self.module, &self.context, &self.voice),
-        };
+    fn attempt(
+        &mut self,
+        batch: &Batch<'_>,
+        cpu: Duration,
+        room: Room,
+        outcome: &mut Outcome,
+    ) -> Result<Output, Failed> {
+        let instance = self.instance.take().map_or_else(
+            || {
+                outcome.restarts += 1;
+                Instance::new(&self.module, &self.context, &self.voice, self.context.aside)
+            },
+            Ok,
+        );
         let mut instance = instance.map_err(Failed::NoInstance)?;
-        let output = instance.process(batch, cpu, room).map_err(Failed::Call)?;
+        outcome.calls += 1;
+        let output = instance.process(batch, cpu, room);
+        outcome.memory = outcome.memory.max(instance.memory());
+        let output = output.map_err(Failed::Call)?;
         self.instance = Some(instance);
         Ok(output)
     }
@@ -217,9 +231,7 @@ impl Search<'_, '_> {
 
     fn attempt(&mut self, batch: &Batch<'_>, cpu: Duration) -> Result<Output, Failed> {
         let room = Room::beside(self.outcome.bytes.len(), self.outcome.ends.len());
-        let attempt = self.filter.attempt(batch, cpu, room);
-        self.outcome.calls += u32::from(!matches!(attempt, Err(Failed::NoInstance(_))));
-        attempt
+        self.filter.attempt(batch, cpu, room, &mut self.outcome)
     }
 
     /// Adds the output for the lines in `part` behind what is there.

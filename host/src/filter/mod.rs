@@ -41,6 +41,7 @@ pub mod inspect;
 mod instance;
 mod isolate;
 mod mapped;
+pub mod shadow;
 #[cfg(test)]
 pub(crate) mod tests;
 mod voice;
@@ -52,9 +53,10 @@ pub use engine::{Engine, EngineLimits, Module};
 pub use error::FilterError;
 pub use inspect::{MODULE_BYTES_MAX, ModuleInfo};
 pub use isolate::Filter;
+pub use voice::Ignored;
 
 /// What an instance is made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FilterContext {
     /// The entry it works for.
     pub entry: EntryName,
@@ -68,6 +70,8 @@ pub struct FilterContext {
     pub timeout: Duration,
     /// Memory an instance may take; bytes.
     pub memory: u64,
+    /// No line waits for it: its calls run beside the others, not among the few that may run at once.
+    pub aside: bool,
 }
 
 /// Lines of one file: line `i` is `bytes[starts[i]..ends[i]]`. Starts and ends ascend, lie in
@@ -106,6 +110,12 @@ pub struct Outcome {
     pub broken_batches: u32,
     /// Calls of the module's `process`, failed ones included.
     pub calls: u32,
+    /// Instances made because one before had failed.
+    pub restarts: u32,
+    /// The most memory that an instance had; bytes.
+    pub memory: u64,
+    /// What the module said beyond what it may.
+    pub ignored: Ignored,
 }
 
 impl Outcome {
@@ -150,6 +160,11 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Whether it is a fault of the filter.
+    pub fn is_failure(self) -> bool {
+        self != Self::SetAside
+    }
+
     /// As it stands in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

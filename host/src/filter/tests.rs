@@ -84,6 +84,7 @@ fn context(config: &str) -> FilterContext {
         config: config.into(),
         timeout: FILTER_TIMEOUT,
         memory: FILTER_MEMORY,
+        aside: false,
     }
 }
 
@@ -227,6 +228,7 @@ fn a_bad_line_is_found_among_thousands() {
         assert!(outcome.verdicts.iter().enumerate().all(|(i, verdict)| *verdict == 1 || i == 1234));
         assert!(outcome.cpu < FILTER_TIMEOUT * 8, "{misdeed} took {:?}", outcome.cpu);
         assert_eq!(outcome.broken_batches, 1);
+        assert!((10..30).contains(&outcome.restarts) && outcome.memory > 1 << 16, "{outcome:?}");
         assert_eq!(filter.process(&Lines::with_bad(10, &[]).batch()).verdicts, [1; 10]);
     }
 }

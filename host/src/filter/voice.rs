@@ -16,6 +16,15 @@ const COUNTS_MAX: usize = 64;
 /// The longest name. Bytes.
 const COUNT_NAME_BYTES_MAX: usize = 64;
 
+/// What a module says beyond what it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// Messages that were not logged.
+    pub messages: u64,
+    /// Times that it counted under a name it may not have.
+    pub counts: u64,
+}
+
 /// The log and the counters of one filter.
 #[derive(Debug)]
 pub(super) struct Voice {
@@ -24,6 +33,7 @@ pub(super) struct Voice {
     window: Instant,
     logged: u32,
     suppressed: u64,
+    ignored: Ignored,
     counts: BTreeMap<String, u64>,
     /// Whether it was said that a name was refused.
     complained: bool,
@@ -37,6 +47,7 @@ impl Voice {
             window: Instant::now(),
             logged: 0,
             suppressed: 0,
+            ignored: Ignored::default(),
             counts: BTreeMap::new(),
             complained: false,
         }
@@ -50,6 +61,7 @@ impl Voice {
         }
         if self.logged == LOG_MESSAGES_MAX {
             self.suppressed += 1;
+            self.ignored.messages += 1;
             return;
         }
         self.logged += 1;
@@ -76,7 +88,14 @@ impl Voice {
             *count = count.saturating_add(by);
         } else if self.counts.len() < COUNTS_MAX && is_name(name) {
             self.counts.insert(name.to_owned(), by);
-        } else if !std::mem::replace(&mut self.complained, true) {
+        } else {
+            self.ignore_count(name);
+        }
+    }
+
+    fn ignore_count(&mut self, name: &str) {
+        self.ignored.counts += 1;
+        if !std::mem::replace(&mut self.complained, true) {
             let (entry, module) = (self.entry.as_str(), self.module.as_str());
             let name = tame(name);
             tracing::warn!(
@@ -85,6 +104,11 @@ impl Voice {
                  {COUNT_NAME_BYTES_MAX} long"
             );
         }
+    }
+
+    /// What was too much so far.
+    pub(super) fn ignored(&self) -> Ignored {
+        self.ignored
     }
 
     /// The counters so far.
@@ -126,7 +150,7 @@ mod tests {
     fn a_chatterer_is_cut_short_and_counted() {
         let mut voice = voice();
         (0..25).for_each(|_| voice.log(3, "x"));
-        assert_eq!((voice.logged, voice.suppressed), (10, 15));
+        assert_eq!((voice.logged, voice.suppressed, voice.ignored().messages), (10, 15, 15));
         voice.window -= LOG_WINDOW;
         voice.log(3, "x");
         assert_eq!((voice.logged, voice.suppressed), (1, 0));
@@ -138,7 +162,7 @@ mod tests {
         voice.count("Bad Name", 1);
         voice.count("", 1);
         voice.count(&"x".repeat(65), 1);
-        assert!(voice.counts().is_empty());
+        assert!(voice.counts().is_empty() && voice.ignored().counts == 3);
         (0..100).for_each(|i| voice.count(&format!("n_{i}"), u64::MAX));
         voice.count("n_0", 1);
         assert_eq!((voice.counts().len(), voice.counts()["n_0"]), (64, u64::MAX));

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::packing::pack;
-use super::sorting::{DROP, SET_ASIDE, Sorted, refusal, sort};
-use super::{FilterChange, Flight, Gate, Origin, Pipeline, Range, dead_letters};
+use super::sorting::{DROP, KEEP, SET_ASIDE, Sorted, refusal, sort};
+use super::{FilterChange, Flight, Gate, Judgement, Origin, Pipeline, Range, Verdict, dead_letters};
 use crate::budget::CHUNK_BYTES;
-use crate::filter::{Batch, ErrorKind, Filter, Outcome, replacements};
+use crate::filter::{Batch, Filter, Outcome, replacements};
 use crate::model::Entry;
 use crate::quarantine::{QuarantineError, SetAside};
 use crate::sink::{Buffer, Chunk, Record};
 use crate::source::Piece;
 use crate::source::lines::Lines;
-use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStatus, Obstacle};
+use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStats, LINE_SECONDS_BUCKETS};
 
 /// A filter that fails on more than one line in a hundred, and on so many, only burns CPU.
 const FAILED_LINES_MIN: u64 = 32;
@@ -59,6 +59,7 @@ impl Pipeline {
         let mut outcome = self.filter(&piece.path, piece.offset, &chunk, lines);
         let record_bytes = self.record_bytes;
         let mut whole = outcome.as_mut().is_none_or(|outcome| fit(&mut chunk, lines, outcome, record_bytes));
+        self.count(outcome.as_ref());
         if self.filter_gave_up(outcome.as_ref()) {
             return self.recycle(chunk);
         }
@@ -80,11 +81,15 @@ impl Pipeline {
             if lines.used == 0 {
                 return self.recycle(chunk);
             }
+            if let Some(outcome) = &mut outcome {
+                outcome.truncate(lines.starts.len());
+            }
             sorted = sort(lines, outcome.as_ref(), &on_error);
             whole = false;
         }
         self.show(piece, &chunk, lines, outcome.as_ref(), &on_error, now);
         if let Some(outcome) = outcome {
+            self.show_shadow(piece, &chunk, lines, &outcome);
             chunk.written = outcome.bytes;
         }
         self.begin(piece, chunk, lines, sorted, whole, now);
@@ -163,12 +168,10 @@ impl Pipeline {
     ) -> Option<Outcome> {
         let filter = self.filter.as_mut()?;
         let path = path.to_string_lossy();
-        let unix_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let outcome = filter.process(&Batch {
             path: &path,
             offset,
-            unix_ms,
+            unix_ms: unix_ms(),
             bytes: &chunk.read[..lines.span()],
             starts: &lines.starts,
             ends: &lines.ends,
@@ -177,25 +180,31 @@ impl Pipeline {
         let bucket = FILTER_SECONDS_BUCKETS.iter().position(|bound| seconds <= *bound);
         self.figures.filter_seconds[bucket.unwrap_or(FILTER_SECONDS_BUCKETS.len())] += 1;
         self.figures.filter_seconds_sum += seconds;
-        for refused in outcome.refused.iter().filter(|refused| refused.kind != ErrorKind::SetAside) {
-            *self.figures.filter_errors.entry(refused.kind.as_str()).or_default() += 1;
-        }
         Some(outcome)
     }
 
-    /// Keeps count of failures. A filter that fails too often is rolled back if it is new, or the
-    /// entry holds; the chunk at hand is read again then.
+    /// Adds an outcome to the figures of the entry and of the module that runs.
+    pub(super) fn count(&mut self, outcome: Option<&Outcome>) {
+        if let Some(outcome) = outcome {
+            add(outcome, &mut self.figures.filter);
+            add(outcome, &mut self.stats);
+        }
+    }
+
+    /// Keeps count of failures. With a filter that fails too often the entry holds until it is given
+    /// another one, which may be the one before it; the chunk at hand is read again then.
     fn filter_gave_up(&mut self, outcome: Option<&Outcome>) -> bool {
         let Some(outcome) = outcome else { return false };
-        let failed = outcome.refused.iter().filter(|refused| refused.kind != ErrorKind::SetAside).count();
+        let failed = outcome.refused.iter().filter(|refused| refused.kind.is_failure()).count();
+        let was_proven = self.health.is_proven();
         self.health.add(outcome.verdicts.len() as u64, failed as u64);
-        if self.health.is_proven() {
-            self.previous = None;
+        if self.health.is_proven() && !was_proven {
+            self.judge(Verdict::Proven);
         }
         if !self.health.is_bad() {
             return false;
         }
-        let kind = outcome.refused.iter().find(|refused| refused.kind != ErrorKind::SetAside);
+        let kind = outcome.refused.iter().find(|refused| refused.kind.is_failure());
         let cause = format!(
             "the filter fails on {} of its last {} lines ({})",
             self.health.failed,
@@ -203,40 +212,23 @@ impl Pipeline {
             kind.map_or("error", |refused| refused.kind.as_str())
         );
         self.health = Health::default();
-        match self.previous.take() {
-            Some((filter, status)) => self.roll_back(filter, status, cause),
-            None => {
-                warn!(entry = %self.entry.name, cause, "holds until the module or its config changes");
-                self.gate = Gate::Hold(cause, None);
-            }
-        }
+        warn!(entry = %self.entry.name, cause, "holds until the module or its config changes");
+        self.gate = Gate::Hold(cause.clone(), None);
+        self.judge(Verdict::Failing(cause));
         true
     }
 
-    fn roll_back(&mut self, filter: Filter, status: FilterStatus, cause: String) {
-        warn!(entry = %self.entry.name, from = %self.filter.as_ref().map(|f| f.digest().short()).unwrap_or_default(),
-            to = %filter.digest().short(), cause, "rolled the filter back");
-        self.replace_filter(Some(filter));
-        self.filter_status = Some(FilterStatus {
-            state: FilterState::RolledBack,
-            cause,
-            obstacle: Some(Obstacle::Lines),
-            ..status
-        });
-        *self.figures.module_swaps.entry("rolled-back").or_default() += 1;
+    fn judge(&self, verdict: Verdict) {
+        (self.judge)(Judgement { ticket: self.ticket, verdict });
     }
 
     /// What a module counted survives it.
-    fn replace_filter(&mut self, filter: Option<Filter>) -> Option<Filter> {
+    fn replace_filter(&mut self, filter: Option<Filter>) {
         let counted = self.module_counts();
-        let old = std::mem::replace(&mut self.filter, filter);
+        self.filter = filter;
         self.base_counts = counted;
-        for (name, by) in self.filter.iter().flat_map(Filter::counts) {
-            // A rolled-back filter brings its old counts with it: they are in there already.
-            self.base_counts.entry(name).and_modify(|count| *count = count.saturating_sub(by));
-        }
         self.health = Health::default();
-        old
+        self.stats = FilterStats { since: unix_ms() / 1000, ..FilterStats::default() };
     }
 
     /// All that the modules of this entry counted in this run.
@@ -250,13 +242,15 @@ impl Pipeline {
 
     /// Adopted between two chunks.
     pub(super) fn change_filter(&mut self, entry: Arc<Entry>, change: FilterChange) {
-        if !matches!(change, FilterChange::Keep(_)) {
+        // What runs goes on as it was, where there is anything.
+        if !matches!(change, FilterChange::Refused(_)) || self.filter.is_none() {
             self.adopt(entry);
         }
         match change {
             FilterChange::Remove => {
                 self.replace_filter(None);
-                (self.previous, self.filter_status) = (None, None);
+                self.filter_status = None;
+                self.change_shadow(None);
                 self.gate = Gate::Open;
             }
             FilterChange::WaitFor(status) => {
@@ -265,16 +259,27 @@ impl Pipeline {
                 }
                 self.filter_status = Some(status);
             }
-            FilterChange::Keep(status) => {
+            FilterChange::Refused(status) => {
                 *self.figures.module_swaps.entry("failed").or_default() += 1;
+                if self.filter.is_none() {
+                    self.gate = Gate::Filter(status.cause.clone());
+                }
                 self.filter_status = Some(status);
             }
-            FilterChange::Use(filter, status) => {
-                info!(entry = %self.entry.name, module = %filter.digest().short(), "filter applied");
-                let old = self.replace_filter(Some(*filter));
-                self.previous = old.zip(self.filter_status.replace(status));
+            FilterChange::Same(status) => {
+                self.filter_status = Some(status);
+                if matches!(self.gate, Gate::Hold(_, None)) {
+                    (self.gate, self.health) = (Gate::Open, Health::default());
+                }
+            }
+            FilterChange::Use { filter, status, ticket } => {
+                let (name, module) = (&self.entry.name, filter.digest().short());
+                let result = if status.state == FilterState::RolledBack { "rolled-back" } else { "applied" };
+                info!(entry = %name, module, result, "filter applied");
+                self.replace_filter(Some(*filter));
+                (self.filter_status, self.ticket) = (Some(status), ticket);
                 self.gate = Gate::Open;
-                *self.figures.module_swaps.entry("applied").or_default() += 1;
+                *self.figures.module_swaps.entry(result).or_default() += 1;
             }
         }
     }
@@ -326,6 +331,38 @@ impl Pipeline {
         };
         Some((first, Gate::Hold(cause, Some(Instant::now() + QUARANTINE_RETRY))))
     }
+}
+
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn add(outcome: &Outcome, stats: &mut FilterStats) {
+    let verdicts = &outcome.verdicts;
+    let of = |wanted: u8| verdicts.iter().filter(|verdict| **verdict == wanted).count() as u64;
+    let (lines, kept, dropped, refused) = (verdicts.len() as u64, of(KEEP), of(DROP), of(SET_ASIDE));
+    stats.lines += lines;
+    stats.kept += kept;
+    stats.dropped += dropped;
+    stats.replaced += lines - kept - dropped - refused;
+    stats.replacements += outcome.ends.len() as u64;
+    for refused in &outcome.refused {
+        let kind = refused.kind.as_str();
+        match stats.refused.get_mut(kind) {
+            Some(lines) => *lines += 1,
+            None => _ = stats.refused.insert(kind.into(), 1),
+        }
+    }
+    stats.batches += 1;
+    let seconds = outcome.cpu.as_secs_f64();
+    stats.cpu_seconds += seconds;
+    let a_line = seconds / lines.max(1) as f64;
+    let bucket = LINE_SECONDS_BUCKETS.iter().position(|bound| a_line <= *bound);
+    stats.line_seconds[bucket.unwrap_or(LINE_SECONDS_BUCKETS.len())] += lines;
+    stats.memory_max = stats.memory_max.max(outcome.memory);
+    stats.restarts += u64::from(outcome.restarts);
+    stats.unlogged += outcome.ignored.messages;
+    stats.uncounted += outcome.ignored.counts;
 }
 
 /// Charges what the filter made of the lines before it is kept. Where there is no room for all of

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::budget::{Charge, Share};
 use crate::filter::Filter;
+use crate::filter::shadow::{Shadow, Tally};
 use crate::model::{Entry, Lines as Counts, OnError, Topic};
 use crate::policy::Policy;
 use crate::quarantine::{Quarantine, Replay};
@@ -22,7 +23,7 @@ use crate::source::checkpoint::Checkpoints;
 use crate::source::lines::Lines;
 use crate::source::watch::{Subscription, Watcher};
 use crate::source::{HeldLimits, Piece, Source};
-use crate::status::{EntryReport, Figures, Files, FilterStatus};
+use crate::status::{EntryReport, Figures, Files, FilterStats, FilterStatus, ShadowStatus};
 use crate::tap::Tap;
 use crate::telemetry::Seldom;
 
@@ -32,6 +33,7 @@ mod recovery;
 mod replay;
 mod report;
 mod route;
+mod shadowing;
 mod sorting;
 mod tapping;
 #[cfg(test)]
@@ -106,6 +108,8 @@ pub struct Setup {
     pub tap: Arc<Tap>,
     /// What files without a name may pin.
     pub held_limits: HeldLimits,
+    /// Who wants to know how its filter does.
+    pub judge: Judge,
     /// Stop at the end of the files.
     pub once: bool,
 }
@@ -117,7 +121,9 @@ pub enum Message {
     /// A chunk came back.
     Done(Finished),
     /// The filter of its entry changes; all else in the entry is as it was.
-    Filter(Arc<Entry>, FilterChange),
+    Filter(Arc<Entry>, Box<FilterChange>),
+    /// Its filter has another shadow, or none.
+    Shadow(Option<(ShadowStatus, Option<Shadow>)>),
     /// A line in quarantine is to be sent again.
     Replay(Replay),
     /// Somebody asks for its files.
@@ -133,10 +139,40 @@ pub enum FilterChange {
     /// Nothing is read until there is a filter.
     WaitFor(FilterStatus),
     /// From the next chunk on.
-    Use(Box<Filter>, FilterStatus),
-    /// The running filter goes on; a newer one could not be loaded.
-    Keep(FilterStatus),
+    Use {
+        /// Ready for its first batch.
+        filter: Box<Filter>,
+        /// What is to be said of it.
+        status: FilterStatus,
+        /// By which a [`Judgement`] names it.
+        ticket: u64,
+    },
+    /// The wanted one cannot be used: the running one goes on, or nothing is read where there is none.
+    Refused(FilterStatus),
+    /// The running filter is the wanted one; something else about it changed.
+    Same(FilterStatus),
 }
+
+/// What a pipeline finds out about the filter it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Which filter.
+    pub ticket: u64,
+    /// What.
+    pub verdict: Verdict,
+}
+
+/// See [`Judgement`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Many lines went through it, and it did not fail too often.
+    Proven,
+    /// It fails too often, for this cause: the entry holds until it is given another.
+    Failing(String),
+}
+
+/// Where a pipeline says it.
+pub type Judge = Arc<dyn Fn(Judgement) + Send + Sync>;
 
 /// How a pipeline ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,8 +201,14 @@ pub struct Pipeline {
     record_bytes: u64,
     inbox: Receiver<Message>,
     filter: Option<Filter>,
-    previous: Option<(Filter, FilterStatus)>,
+    ticket: u64,
+    judge: Judge,
+    shadow: Option<(ShadowStatus, Option<Shadow>)>,
+    /// Of shadows before it.
+    shadow_lines: Tally,
     filter_status: Option<FilterStatus>,
+    /// Of the module that runs.
+    stats: FilterStats,
     health: Health,
     gate: Gate,
     lines: Lines,
@@ -298,6 +340,7 @@ impl Pipeline {
             slot,
             tap,
             held_limits,
+            judge,
             once,
         } = setup;
         let (sender, inbox) = channel();
@@ -341,8 +384,12 @@ impl Pipeline {
             headers,
             inbox,
             filter: None,
-            previous: None,
+            ticket: 0,
+            judge,
+            shadow: None,
+            shadow_lines: shadowing::counted(&figures),
             filter_status: None,
+            stats: FilterStats::default(),
             health: Health::default(),
             lines: Lines::default(),
             spare: Vec::new(),
@@ -415,7 +462,8 @@ impl Pipeline {
             Message::Done(finished) => self.done(finished),
             Message::Replay(replay) => self.replay(replay),
             Message::Files(answer) => return answer(self.source.list(FILES_SHOWN)),
-            Message::Filter(entry, change) => self.change_filter(entry, change),
+            Message::Filter(entry, change) => self.change_filter(entry, *change),
+            Message::Shadow(shadow) => self.change_shadow(shadow),
             Message::Stop(deadline) => self.stop = Some(deadline),
         }
         self.stale = true;

@@ -62,6 +62,7 @@ impl Pipeline {
         let used = chunk.read.len();
         let lines = Lines { starts: vec![0], ends: vec![used as u32], used, ..Lines::default() };
         let outcome = self.filter(Path::new(&item.path), item.offset, &chunk, &lines);
+        self.count(outcome.as_ref());
         let on_error = self.entry.filter.as_ref().map(|filter| filter.on_error.clone()).unwrap_or_default();
         let Sorted { records, dead, aside, held, .. } = sort(&lines, outcome.as_ref(), &on_error);
         if !aside.is_empty() || held.is_some() {

@@ -4,7 +4,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::{Gate, Pipeline, REPORT_INTERVAL, REPORT_INTERVAL_MAX, REPORT_PART};
-use crate::status::{EntryReport, EntryState, EntryStatus, FilterStatus, Obstacle};
+use crate::filter::Filter;
+use crate::status::{EntryReport, EntryState, EntryStatus, FilterStats, FilterStatus, Obstacle};
 
 /// Lag above which an entry that is behind counts as catching up. Bytes.
 const CATCHING_UP_BYTES: u64 = 4 * 1024 * 1024;
@@ -29,6 +30,7 @@ impl Pipeline {
             *self.figures.rewinds.entry(reason).or_default() += files;
         }
         self.figures.module_counts = self.module_counts();
+        self.count_shadow();
         let status = EntryStatus {
             name: self.entry.name.to_string(),
             path: self.entry.path.clone(),
@@ -51,7 +53,11 @@ impl Pipeline {
 
     fn filter_status(&self) -> Option<FilterStatus> {
         let digest = self.filter.as_ref().map(|filter| filter.digest().to_string()).unwrap_or_default();
-        let status = self.filter_status.clone().map(|status| FilterStatus { digest, ..status });
+        let counts = self.filter.as_ref().map(Filter::counts).unwrap_or_default();
+        let stats = FilterStats { counts, ..self.stats.clone() };
+        let shadow = self.shadow_status();
+        let status = self.filter_status.clone();
+        let status = status.map(|status| FilterStatus { digest, stats, shadow, ..status });
         status.or_else(|| {
             let wanted = self.entry.filter.as_ref()?;
             Some(FilterStatus { module: wanted.module.to_string(), ..FilterStatus::default() })

@@ -11,7 +11,7 @@ use crate::source::lines::Lines;
 /// The filter drops the line.
 pub(super) const DROP: u8 = 0;
 /// The filter keeps the line as it is.
-const KEEP: u8 = 1;
+pub(super) const KEEP: u8 = 1;
 /// The line is set aside as `on_error` says.
 pub(super) const SET_ASIDE: u8 = 255;
 

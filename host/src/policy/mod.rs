@@ -351,7 +351,8 @@ pub(crate) mod tests {
 
     fn filter(module: ModuleRef, on_error: OnError) -> Option<FilterSpec> {
         let config = vec![];
-        Some(FilterSpec { module, config, on_error, timeout: Duration::from_millis(100), memory: 1 })
+        let (timeout, shadow) = (Duration::from_millis(100), None);
+        Some(FilterSpec { module, config, on_error, timeout, memory: 1, shadow, rollout: 100 })
     }
 
     fn refusal(policy: &Policy, path: &str) -> String {

@@ -30,6 +30,7 @@ impl Trial {
             config: spec.config.clone(),
             timeout: spec.timeout,
             memory: spec.memory,
+            aside: false,
         };
         Some(Self { whose: format!("entry `{}` of {list}", entry.name), context })
     }

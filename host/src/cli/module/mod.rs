@@ -29,6 +29,7 @@ pub mod push;
 pub mod rm;
 pub mod rollback;
 mod sample;
+pub mod stats;
 pub mod test;
 mod wasi;
 pub mod watch;
@@ -64,6 +65,8 @@ pub enum ModuleCommand {
     Rm(rm::RmArgs),
     /// Remove all modules that nobody uses
     Gc(gc::GcArgs),
+    /// Show what the filter of an entry does on this host: lines, time, memory, failures
+    Stats(stats::StatsArgs),
 }
 
 /// Arguments of `tag`.
@@ -108,6 +111,7 @@ pub fn run(common: &Common, command: ModuleCommand) -> anyhow::Result<ExitCode> 
         ModuleCommand::Ls(args) => with_etcd(common, None, async |etcd| ls(etcd, &args).await),
         ModuleCommand::Rm(args) => with_etcd(common, None, async |etcd| rm::run(etcd, &args).await),
         ModuleCommand::Gc(args) => with_etcd(common, None, async |etcd| gc::run(etcd, &args).await),
+        ModuleCommand::Stats(args) => stats::run(common, &args),
     }
 }
 

@@ -108,6 +108,7 @@ pub(super) fn context(config: Vec<u8>) -> anyhow::Result<FilterContext> {
         config,
         timeout: FILTER_TIMEOUT,
         memory: FILTER_MEMORY,
+        aside: false,
     })
 }
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT};
 use globset::GlobBuilder;
+use serde_json::value::RawValue;
 
 use super::raw::{
     Member, Members, Misfit, RawBytes, RawEntry, RawFilter, RawKey, RawLongLine, RawMultiline, RawOnError,
-    RawPartition, RawStartAt, names_of,
+    RawPartition, RawShadow, RawStartAt, names_of,
 };
 use super::{Fault, Origin, message};
 use crate::model::{
     Digest, Entry, EntryName, FILTER_MEMORY, FILTER_TIMEOUT, FilterSpec, LINE_BYTES_MAX, LineStart, LongLine,
-    ModuleRef, Multiline, OnError, Partition, RecordKey, StartAt, Topic,
+    ModuleRef, Multiline, OnError, Partition, RecordKey, ShadowSpec, StartAt, Topic,
 };
 
 const KIB: u64 = 1024;
@@ -59,12 +60,10 @@ const RECORD_LINES: (std::ops::RangeInclusive<u64>, u64) = (2..=10_000, 500);
 /// Milliseconds that a record waits for more, and how many where it is not said.
 const FLUSH_MS: (std::ops::RangeInclusive<u64>, u64) = (10..=600_000, 1000);
 
-/// Options of a filter that this version lacks; ignoring one would send wrong records.
-const FILTER_NOT_YET: [&str; 2] = ["shadow", "rollout"];
-
 static ENTRY_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawEntry>);
 static MULTILINE_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawMultiline>);
 static FILTER_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawFilter>);
+static SHADOW_NAMES: LazyLock<Vec<String>> = LazyLock::new(names_of::<RawShadow>);
 
 /// The checked entry.
 pub(super) fn entry<'a>(members: &Members<'a>, name: EntryName, origin: &Origin) -> Result<Entry, Fault<'a>> {
@@ -213,20 +212,26 @@ fn check_labels<'a>(labels: BTreeMap<String, String>) -> Result<BTreeMap<String,
 
 /// Names that an entry or its filter does not have, each with what to do.
 pub(super) fn unknown_names(members: &Members<'_>) -> Vec<(String, String)> {
-    let mut found = unknown(&members.0, "", &ENTRY_NAMES, &[]);
-    let within =
-        |name| members.value(name).and_then(|value| serde_json::from_str::<Members<'_>>(value.get()).ok());
-    if let Some(filter) = within("filter") {
-        found.extend(unknown(&filter.0, "filter.", &FILTER_NAMES, &FILTER_NOT_YET));
+    let mut found = unknown(&members.0, "", &ENTRY_NAMES);
+    if let Some(filter) = object(members, "filter") {
+        found.extend(unknown(&filter.0, "filter.", &FILTER_NAMES));
+        if let Some(shadow) = object(&filter, "shadow") {
+            found.extend(unknown(&shadow.0, "filter.shadow.", &SHADOW_NAMES));
+        }
     }
-    if let Some(multiline) = within("multiline") {
-        found.extend(unknown(&multiline.0, "multiline.", &MULTILINE_NAMES, &[]));
+    if let Some(multiline) = object(members, "multiline") {
+        found.extend(unknown(&multiline.0, "multiline.", &MULTILINE_NAMES));
     }
     found
 }
 
-fn unknown(members: &[Member<'_>], of: &str, known: &[String], not_yet: &[&str]) -> Vec<(String, String)> {
-    let strange = |m: &&Member<'_>| !known.contains(&m.name) && !not_yet.contains(&m.name.as_str());
+/// The members of a member that is an object.
+fn object<'a>(members: &Members<'a>, name: &str) -> Option<Members<'a>> {
+    serde_json::from_str(members.value(name)?.get()).ok()
+}
+
+fn unknown(members: &[Member<'_>], of: &str, known: &[String]) -> Vec<(String, String)> {
+    let strange = |m: &&Member<'_>| !known.contains(&m.name);
     members
         .iter()
         .filter(strange)
@@ -236,21 +241,6 @@ fn unknown(members: &[Member<'_>], of: &str, known: &[String], not_yet: &[&str])
             (format!("{of}{}", member.typed), fix)
         })
         .collect()
-}
-
-fn refuse_not_yet<'a>(members: &Members<'a>, of: &str, names: &[&str]) -> Result<(), Fault<'a>> {
-    let asked = |m: &&Member<'a>| names.contains(&m.name.as_str()) && m.value.get() != "null";
-    match members.0.iter().find(asked) {
-        None => Ok(()),
-        Some(member) => Err(Fault {
-            value: Some(member.value),
-            ..Fault::new(
-                &format!("{of}{}", member.typed),
-                format!("`{of}{}` is not supported by this version of weir", member.typed),
-                "remove it",
-            )
-        }),
-    }
 }
 
 fn misfit_fault<'a>(of: &str, misfit: Misfit<'a>) -> Fault<'a> {
@@ -323,9 +313,7 @@ fn filter<'a>(members: &Members<'a>, origin: &Origin) -> Result<FilterSpec, Faul
         return Err(missing("filter", r#""filter": "redact""#));
     };
     let raw = match serde_json::from_str::<String>(value.get()) {
-        Ok(module) => {
-            RawFilter { module: Some(module), config: None, on_error: None, timeout_ms: None, memory: None }
-        }
+        Ok(module) => RawFilter { module: Some(module), ..RawFilter::default() },
         Err(_) => {
             let members: Members<'a> = serde_json::from_str(value.get()).map_err(|_| {
                 Fault::new(
@@ -334,19 +322,25 @@ fn filter<'a>(members: &Members<'a>, origin: &Origin) -> Result<FilterSpec, Faul
                     r#"write "filter": "redact""#,
                 )
             })?;
-            refuse_not_yet(&members, "filter.", &FILTER_NOT_YET)?;
             members.read().map_err(|misfit| misfit_fault("filter.", misfit))?
         }
     };
-    let RawFilter { module: named, config, on_error, timeout_ms, memory } = raw;
+    let RawFilter { module: named, config, on_error, timeout_ms, memory, shadow: second, rollout } = raw;
     let named = named.ok_or_else(|| missing("filter.module", r#""module": "redact""#))?;
+    let config = config.map(|raw| raw.get().as_bytes().to_vec()).unwrap_or_default();
     if let Some(ms) = timeout_ms.filter(|ms| !(1..=TIMEOUT_MS_MOST).contains(ms)) {
         let cause = format!("{ms} ms is not between 1 and {TIMEOUT_MS_MOST}");
         return Err(Fault::new("filter.timeout_ms", cause, "change it"));
     }
+    if let Some(percent) = rollout.filter(|percent| *percent > 100) {
+        let cause = format!("{percent} percent is more than all hosts");
+        return Err(Fault::new("filter.rollout", cause, "write 0 to 100"));
+    }
     Ok(FilterSpec {
-        module: module(named, origin)?,
-        config: config.map(|raw| raw.get().as_bytes().to_vec()).unwrap_or_default(),
+        module: module("filter.module", named, origin)?,
+        shadow: second.map(|second| shadow(&second, &config, origin)).transpose()?,
+        rollout: rollout.map_or(100, |percent| percent as u8),
+        config,
         on_error: on_error.map_or(Ok(OnError::default()), |rule| match rule {
             RawOnError::Quarantine => Ok(OnError::Quarantine),
             RawOnError::Pass => Ok(OnError::Pass),
@@ -359,8 +353,28 @@ fn filter<'a>(members: &Members<'a>, origin: &Origin) -> Result<FilterSpec, Faul
     })
 }
 
-fn module<'a>(named: String, origin: &Origin) -> Result<ModuleRef, Fault<'a>> {
-    let fault = |cause: String, fix: &str| Err(Fault::new("filter.module", cause, fix));
+fn shadow<'a>(value: &RawValue, config: &[u8], origin: &Origin) -> Result<ShadowSpec, Fault<'a>> {
+    let fault = |cause: &str| Fault::new("filter.shadow", cause, r#"write "shadow": "redact""#);
+    let raw = match serde_json::from_str::<String>(value.get()) {
+        Ok(module) => RawShadow { module: Some(module), config: None },
+        Err(_) => {
+            let members: Result<Members<'_>, _> = serde_json::from_str(value.get());
+            let members = members.map_err(|_| fault("a shadow is a module's name or an object"))?;
+            members.read().map_err(|misfit| {
+                let fix = "the list's JSON Schema says what goes there";
+                Fault::new(&format!("filter.shadow.{}", misfit.typed), message(&misfit.error), fix)
+            })?
+        }
+    };
+    let named = raw.module.ok_or_else(|| fault("there is no `module`"))?;
+    Ok(ShadowSpec {
+        module: module("filter.shadow", named, origin)?,
+        config: raw.config.map_or_else(|| config.to_vec(), |raw| raw.get().as_bytes().to_vec()),
+    })
+}
+
+fn module<'a>(field: &str, named: String, origin: &Origin) -> Result<ModuleRef, Fault<'a>> {
+    let fault = |cause: String, fix: &str| Err(Fault::new(field, cause, fix));
     if named.starts_with("sha256:") {
         return named.parse::<Digest>().map(ModuleRef::Digest).or_else(|cause| fault(cause, "change it"));
     }

@@ -109,15 +109,23 @@ fn filter(filter: &FilterSpec) -> Members {
         OnError::Hold => raw("hold"),
         OnError::DeadLetter(topic) => raw(&BTreeMap::from([("dead_letter", topic)])),
     };
-    let config = String::from_utf8(filter.config.clone()).expect("it is JSON");
-    let config = if config.is_empty() { "null".into() } else { config };
+    let shadow = filter.shadow.as_ref().map(|shadow| {
+        BTreeMap::from([("module", raw(&shadow.module.to_string())), ("config", config(&shadow.config))])
+    });
     BTreeMap::from([
         ("module", raw(&filter.module.to_string())),
-        ("config", RawValue::from_string(config).expect("it is JSON")),
+        ("config", config(&filter.config)),
+        ("shadow", raw(&shadow)),
+        ("rollout", raw(&filter.rollout)),
         ("on_error", on_error),
         ("timeout_ms", raw(&(filter.timeout.as_millis() as u64))),
         ("memory", raw(&filter.memory)),
     ])
+}
+
+fn config(config: &[u8]) -> Box<RawValue> {
+    let config = if config.is_empty() { &b"null"[..] } else { config };
+    RawValue::from_string(String::from_utf8(config.to_vec()).expect("it is JSON")).expect("it is JSON")
 }
 
 fn raw(value: &(impl serde::Serialize + ?Sized)) -> Box<RawValue> {

@@ -74,7 +74,7 @@ pub(super) struct RawMultiline {
 }
 
 /// A filter with its options.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(rename = "Filter")]
 pub(super) struct RawFilter {
     /// A tag of the module store, `sha256:<hex>`, or, in a local list, a file: a path with `/`, or
@@ -91,6 +91,37 @@ pub(super) struct RawFilter {
     pub(super) timeout_ms: Option<u64>,
     /// Memory that an instance may take: 1 MiB to 1 GiB. Default: 32 MiB.
     pub(super) memory: Option<RawBytes>,
+    /// A second module that sees the same lines: what it would make of them is compared and counted,
+    /// never sent. Its name, or an object.
+    #[schemars(with = "Option<ShadowForm>")]
+    pub(super) shadow: Option<Box<RawValue>>,
+    /// Percent of the hosts that adopt a change of module, config or limits; by a hash of host and
+    /// entry name, so that a larger share has the hosts of a smaller one. Default: 100.
+    #[schemars(range(max = 100))]
+    pub(super) rollout: Option<u64>,
+}
+
+/// A shadow with a config of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "Shadow")]
+pub(super) struct RawShadow {
+    /// As in `filter`.
+    #[schemars(required)]
+    pub(super) module: Option<String>,
+    /// Default: the config of the filter.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub(super) config: Option<Box<RawValue>>,
+}
+
+/// The two ways to write a shadow; for the schema only.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum ShadowForm {
+    /// Only the module.
+    Module(String),
+    /// With a config of its own.
+    Options(RawShadow),
 }
 
 /// The two ways to write a filter; for the schema only.

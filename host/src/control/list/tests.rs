@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Digest, FilterSpec, LongLine, ModuleRef, OnError, Partition, RecordKey, StartAt, Topic};
+use crate::model::{
+    Digest, FilterSpec, LongLine, ModuleRef, OnError, Partition, RecordKey, ShadowSpec, StartAt, Topic,
+};
 
 fn key() -> Origin {
     Origin::Key("/weir/web1/collect".into())
@@ -67,7 +69,8 @@ fn path_and_topic_are_enough() {
 #[test]
 fn every_option_is_read() {
     let all = entry(
-        r#", "name": "n", "exclude": ["*.gz"], "filter": {"module": "m", "timeout_ms": 5, "memory": "2MiB"},
+        r#", "name": "n", "exclude": ["*.gz"], "filter": {"module": "m", "timeout_ms": 5, "memory": "2MiB",
+           "shadow": {"module": "s", "config": [1]}, "rollout": 25},
            "start_at": "beginning", "partition": "spread", "key": "host", "line_bytes_max": 1000,
            "long_line": "truncate", "read_bytes_per_second": "1 MiB", "skip_empty": false,
            "labels": {"team": "web", "dc.name": ""}, "headers": true, "encoding": "Latin1", "pack": "64KiB""#,
@@ -83,6 +86,8 @@ fn every_option_is_read() {
             on_error: OnError::Quarantine,
             timeout: std::time::Duration::from_millis(5),
             memory: 2 << 20,
+            shadow: Some(ShadowSpec { module: ModuleRef::Tag("s".into()), config: b"[1]".into() }),
+            rollout: 25,
         }),
         start_at: StartAt::Beginning,
         partition: Partition::Spread,
@@ -137,11 +142,28 @@ fn unknown_names_are_reported_once_and_ignored() {
 }
 
 #[test]
-fn options_of_later_versions_are_refused_and_never_ignored() {
-    for option in ["shadow", "rollout"] {
-        let problem = refused_with(&format!(r#", "filter": {{"module": "m", "{option}": 1}}"#));
-        assert_eq!(problem.cause, format!("`filter.{option}` is not supported by this version of weir"));
+fn a_shadow_has_the_config_of_its_filter_unless_it_has_its_own() {
+    let shadow = |shadow: &str| {
+        filter(&format!(r#"{{"module": "m", "config": 1, "shadow": {shadow}}}"#)).shadow.unwrap()
+    };
+    assert_eq!(shadow(r#""s""#), ShadowSpec { module: ModuleRef::Tag("s".into()), config: b"1".into() });
+    assert_eq!(shadow(r#"{"module": "s"}"#), shadow(r#""s""#));
+    assert_eq!(shadow(r#"{"module": "s", "config": 2}"#).config, b"2");
+    for (bad, cause) in [
+        ("7", "a shadow is a module's name or an object"),
+        ("{}", "there is no `module`"),
+        (r#"{"module": 7}"#, "invalid type: integer `7`, expected a string"),
+        (r#""no tag""#, "cannot be a tag"),
+    ] {
+        let problem = refused_with(&format!(r#", "filter": {{"module": "m", "shadow": {bad}}}"#));
+        assert!(problem.cause.contains(cause) && problem.place.contains("filter.shadow"), "{problem}");
     }
+    let problem = refused_with(r#", "filter": {"module": "m", "rollout": 101}"#);
+    assert_eq!(problem.cause, "101 percent is more than all hosts");
+    let odd = list(
+        r#"[{"path": "/a", "topic": "t", "filter": {"module": "m", "shadow": {"modul": "s", "module": "s"}}}]"#,
+    );
+    assert!(odd.problems[0].fix.contains("`filter.shadow.module`"), "{}", odd.problems[0]);
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub(super) fn digest_of_tag(name: &str, record: Option<&[u8]>) -> Result<Digest,
 }
 
 /// The last module other than the present one that it pointed at.
-fn digest_before(name: &str, record: Option<&[u8]>) -> Result<Digest, ControlError> {
+pub(super) fn digest_before(name: &str, record: Option<&[u8]>) -> Result<Digest, ControlError> {
     let Tag { now, history } = read_tag(name, record)?;
     let before = history.iter().find(|before| before.digest != now.digest);
     let before = before.ok_or_else(|| ControlError::NoHistory(name.into()))?;

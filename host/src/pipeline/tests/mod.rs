@@ -186,6 +186,7 @@ struct Rig {
     budget: Arc<Budget>,
     broker: Arc<Mutex<Broker>>,
     slot: Arc<Mutex<EntryReport>>,
+    judged: Arc<Mutex<Vec<Judgement>>>,
     once: bool,
     running: Option<Running>,
 }
@@ -237,6 +238,7 @@ impl Rig {
             quarantine: Quarantine::open(&state.path().join("quarantine"), 1 << 40).unwrap(),
             budget: Budget::new(16 * MIB),
             broker: Arc::new(Mutex::new(broker)),
+            judged: Arc::default(),
             once: false,
             running: None,
             entry,
@@ -258,6 +260,10 @@ impl Rig {
             slot: self.slot.clone(),
             tap: Arc::default(),
             held_limits: HeldLimits { age: DEADLINE, bytes: MIB },
+            judge: {
+                let judged = self.judged.clone();
+                Arc::new(move |judgement| judged.lock().unwrap().push(judgement))
+            },
             once: self.once,
         };
         let (pipeline, inbox) = Pipeline::new(setup).unwrap();
@@ -391,6 +397,8 @@ impl Rig {
             on_error,
             timeout: Duration::from_secs(10),
             memory: 32 * MIB,
+            shadow: None,
+            rollout: 100,
         });
     }
 
@@ -405,11 +413,13 @@ impl Rig {
             config: config.into(),
             timeout: Duration::from_secs(10),
             memory: 32 * MIB,
+            aside: false,
         };
         let filter = engine.load(&cache, &digest).unwrap().prepare(context).unwrap();
-        let change = FilterChange::Use(Box::new(filter), FilterStatus::default());
+        let change =
+            FilterChange::Use { filter: Box::new(filter), status: FilterStatus::default(), ticket: 7 };
         let inbox = &self.running.as_ref().unwrap().inbox;
-        inbox.send(Message::Filter(Arc::new(self.entry.clone()), change)).unwrap();
+        inbox.send(Message::Filter(Arc::new(self.entry.clone()), Box::new(change))).unwrap();
     }
 }
 
@@ -915,7 +925,12 @@ fn a_pipeline_that_waits_for_its_filter_reads_nothing_and_sleeps() {
     rig.assert_idle();
     assert_eq!(rig.status().lines.read, 0);
     let entry = Entry { filter: None, ..rig.entry.clone() };
-    rig.running.as_ref().unwrap().inbox.send(Message::Filter(Arc::new(entry), FilterChange::Remove)).unwrap();
+    rig.running
+        .as_ref()
+        .unwrap()
+        .inbox
+        .send(Message::Filter(Arc::new(entry), Box::new(FilterChange::Remove)))
+        .unwrap();
     rig.await_delivered(1);
 }
 
@@ -932,7 +947,7 @@ fn a_filter_goes_on_while_another_one_is_being_loaded() {
         ..FilterStatus::default()
     });
     let inbox = &rig.running.as_ref().unwrap().inbox;
-    inbox.send(Message::Filter(Arc::new(rig.entry.clone()), wait)).unwrap();
+    inbox.send(Message::Filter(Arc::new(rig.entry.clone()), Box::new(wait))).unwrap();
     rig.append("a.log", "two\n");
     rig.await_delivered(2);
     assert_eq!(rig.log(), ["one", "two"]);
@@ -1148,4 +1163,31 @@ fn its_files_are_told_one_by_one_also_while_it_is_held_up() {
         files.files.iter().map(|file| (file.path.clone(), file.size, file.read_to, file.lag_bytes)).collect();
     let path = |name| rig.path(name).display().to_string();
     assert_eq!((files.total, shown), (2, vec![(path("b.log"), 11, 11, 11), (path("a.log"), 4, 4, 4)]));
+}
+
+#[test]
+fn a_filter_is_proven_or_found_to_fail_and_then_its_entry_holds_until_it_is_given_another() {
+    let mut rig = Rig::new();
+    rig.wants_filter(OnError::Quarantine);
+    rig.append("a.log", text(&numbered(0, 6_000)));
+    rig.start();
+    rig.give_filter(r#"{"do": "trap"}"#);
+    rig.await_delivered(6_000);
+    assert_eq!(*rig.judged.lock().unwrap(), [Judgement { ticket: 7, verdict: Verdict::Proven }]);
+    rig.append("a.log", "bad\n".repeat(300));
+    let cause = rig.await_state(EntryState::Holding);
+    assert!(cause.contains("(trap)"), "{cause}");
+    let failing = Judgement { ticket: 7, verdict: Verdict::Failing(cause) };
+    assert_eq!(rig.judged.lock().unwrap().last(), Some(&failing));
+    rig.give_filter(r#"{"do": "nothing"}"#);
+    rig.await_delivered(6_300);
+    let stats = rig.slot.lock().unwrap().figures.filter.clone();
+    assert_eq!((stats.kept, stats.refused["trap"]), (6_300, 300), "{stats:?}");
+    assert!(stats.restarts > 0 && stats.memory_max > 0 && stats.cpu_seconds > 0.0, "{stats:?}");
+    let module = rig.status().filter.unwrap().stats;
+    assert_eq!(
+        (module.lines, module.line_seconds.iter().sum()),
+        (300, 300),
+        "since the last change: {module:?}"
+    );
 }
