@@ -26,7 +26,7 @@ const FILTER_ERRORS: [&str; 6] = ["deadline", "error", "memory", "output", "size
 /// The results of [`Figures::module_swaps`].
 const MODULE_SWAPS: [&str; 3] = ["applied", "failed", "rolled-back"];
 /// The reasons of [`Figures::lost_bytes`].
-const LOST_BYTES: [&str; 3] = ["deleted", "held_limit", "truncated"];
+const LOST_BYTES: [&str; 4] = ["damaged", "deleted", "held_limit", "truncated"];
 
 /// The reasons of [`Figures::rewinds`].
 const REWINDS: [&str; 3] = ["breakdown", "state_lost", "truncated"];

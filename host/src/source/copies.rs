@@ -60,7 +60,7 @@ impl Heads {
     }
 
     /// The files that begin as `bytes` do, those with most in common first.
-    fn like(&self, bytes: &[u8]) -> Vec<u64> {
+    pub(super) fn like(&self, bytes: &[u8]) -> Vec<u64> {
         let same = |by: &ByHead, len: u16| {
             let head = Head::of_bytes(&bytes[..usize::from(len)]);
             by.get(&len)
@@ -105,7 +105,14 @@ impl Source {
             tail.vetted = true;
             return Ok(false);
         }
-        let Ok(file) = tail.open(&self.policy, now) else { return Ok(false) };
+        if tail.open(&self.policy, now).is_err() {
+            return Ok(false);
+        }
+        if let Some(waits) = self.vet_packed(key, now)? {
+            self.awake.insert(key);
+            return Ok(waits);
+        }
+        let Some(file) = self.tails.get(&key).and_then(Tail::file) else { return Ok(false) };
         let (bytes, size) = (read_at(file, 0, HEAD_BYTES)?, Stat::of(file)?.size);
         let mut twin = None;
         for of in self.heads.like(&bytes) {
@@ -128,11 +135,11 @@ impl Source {
     /// Whether file `key`, of `size` bytes, may be a copy, perhaps half made, of what was read of `of`.
     fn may_be_copy(&self, of: u64, key: u64, size: u64) -> io::Result<bool> {
         let (Some(tail), Some(copy)) = (self.tails.get(&of), self.tails.get(&key)) else { return Ok(false) };
-        let Some(file) = copy.file() else { return Ok(false) };
+        let Some(file) = copy.file().filter(|_| !tail.is_packed()) else { return Ok(false) };
         // A file that was renamed is not copied for rotation, unless before that; and a copy is no larger
-        // than what it is made of, unless that was truncated already.
+        // than what it is made of, unless that was truncated already: what is unread may be another content.
         let is_live = (tail.fate == Fate::Named && tail.path == tail.origin)
-            || (tail.fate != Fate::Over && tail.is_doubtful());
+            || (tail.fate != Fate::Over && (tail.is_doubtful() || tail.has_news()));
         let is_like =
             stem_of(&tail.origin) == stem_of(&copy.path) && (size <= tail.size() || tail.is_doubtful());
         Ok(is_live && is_like && tail.is_copied_in(file, size)?)
@@ -141,6 +148,12 @@ impl Source {
     /// Looks again at a file that waits for the truncation of the one it may be a copy of.
     pub(super) fn look_at_twin(&mut self, key: u64, now: Instant) {
         let Some((tail, of)) = self.tails.get(&key).and_then(|tail| Some((tail, tail.twin?))) else { return };
+        if tail.is_packed() {
+            if !self.vet_packed(key, now).is_ok_and(|waits| waits == Some(true)) {
+                self.enqueue(key);
+            }
+            return;
+        }
         // Where reading was held up, only the next read tells that the other one was truncated.
         let is_early = tail.quiet_for(now) < TWIN_WAIT
             || self.tails.get(&of).is_some_and(|of| tail.is_ahead_of(of, TWIN_WAIT));
@@ -156,7 +169,7 @@ impl Source {
 
     /// The copy of what was read of a file before it was truncated, if there is one.
     pub(super) fn find_copy(&self, key: u64) -> Option<(PathBuf, Stat)> {
-        let tail = self.tails.get(&key).filter(|tail| tail.read_to() > 0)?;
+        let tail = self.tails.get(&key).filter(|tail| tail.read_to() > 0 && !tail.is_packed())?;
         let twins = self.tails.values().filter(|twin| twin.twin == Some(key));
         let twins = twins.map(|twin| twin.path.clone()).filter_map(with_stat);
         // The whole one: a file that is shorter may only begin alike.
@@ -174,13 +187,13 @@ impl Source {
             self.pass_over_copy(&path, &stat, now);
             return false;
         }
-        let was = self.tails.get(&key).map(|tail| (tail.id, tail.path.clone()));
+        let was = self.tails.get(&key).map(|tail| (tail.id, tail.path.clone(), tail.next_content()));
         let lost = self.go_on_in_copy(key, path.clone(), &stat, now);
-        if let Some((id, was)) = was {
+        if let Some((id, was, next_content)) = was {
             remove_if(&mut self.by_id, &id, key);
             remove_if(&mut self.by_path, &was, key);
+            self.count_lost("deleted", lost + next_content, &path);
         }
-        self.count_lost("deleted", lost, &path);
         true
     }
 
@@ -241,7 +254,7 @@ impl Source {
     }
 
     /// What the file that holds a copy now held before is gone.
-    fn replaced_by_copy(&mut self, stat: &Stat) {
+    pub(super) fn replaced_by_copy(&mut self, stat: &Stat) {
         let Some(key) = self.by_id.get(&stat.id).copied() else { return };
         let Some(tail) = self.tails.get_mut(&key) else { return };
         let unread = if tail.read_to() > 0 { tail.unread() } else { 0 };
@@ -255,7 +268,7 @@ fn with_stat(path: PathBuf) -> Option<(PathBuf, Stat)> {
 }
 
 /// What rotation keeps of a name: `app` of `app.log`, `app.log.1`, `app-20261125.log`.
-fn stem_of(path: &Path) -> Option<String> {
+pub(super) fn stem_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
     let end = name.find(|c: char| !c.is_alphabetic()).filter(|end| *end > 0).unwrap_or(name.len());
     Some(name[..end].to_string())

@@ -3,7 +3,7 @@
 //! In: a pattern and what to leave out. Out: matching paths, and the directories to watch. Absent
 //! by design: opening anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
@@ -31,8 +31,10 @@ struct Glob {
 pub struct Found {
     /// Matching paths, sorted.
     pub files: Vec<PathBuf>,
-    /// Directories in which a matching file may appear.
+    /// Directories in which a matching file may appear, and those that links lead to.
     pub dirs: BTreeSet<PathBuf>,
+    /// Of matching paths that are links: by where they lead to.
+    pub links: HashMap<PathBuf, PathBuf>,
     /// Whether there were more files than asked for.
     pub too_many: bool,
 }
@@ -79,6 +81,9 @@ impl Pattern {
             let path = PathBuf::from(&self.text);
             found.dirs.extend(path.parent().and_then(nearest_dir));
             if !self.excluded(&path) && path.exists() {
+                if path.is_symlink() {
+                    found.leads_elsewhere(&path);
+                }
                 found.files.push(path);
             }
             return found;
@@ -95,11 +100,24 @@ impl Pattern {
                     found.too_many = true;
                     break;
                 }
+                if item.path_is_symlink() {
+                    found.leads_elsewhere(item.path());
+                }
                 found.files.push(item.into_path());
             }
         }
         found.files.sort();
         found
+    }
+}
+
+impl Found {
+    /// What is written to the file behind a link happens in the directory of that file.
+    fn leads_elsewhere(&mut self, link: &Path) {
+        if let Ok(real) = link.canonicalize() {
+            self.dirs.extend(real.parent().map(Path::to_path_buf));
+            self.links.insert(real, link.into());
+        }
     }
 }
 
@@ -164,6 +182,22 @@ mod tests {
         assert_eq!(scan(dir.path(), "a/log/*", &["*.gz"]), ["a/log/x.log"]);
         let whole = format!("{}/a/**", dir.path().display());
         assert_eq!(scan(dir.path(), "*/log/*.log", &[&whole]), ["b/log/z.log"]);
+    }
+
+    #[test]
+    fn the_directories_that_links_lead_to_are_watched_too() {
+        let dir = tree();
+        let real = dir.path().canonicalize().unwrap().join("elsewhere/real.log");
+        std::fs::create_dir(real.parent().unwrap()).unwrap();
+        std::fs::write(&real, "").unwrap();
+        for (link, pattern) in [("link", "link"), ("a/log/link.log", "*/log/*.log")] {
+            let link = dir.path().join(link);
+            std::os::unix::fs::symlink(&real, &link).unwrap();
+            let pattern = Pattern::new(&format!("{}/{pattern}", dir.path().display()), &[]).unwrap();
+            let found = pattern.scan(1000);
+            assert!(found.dirs.contains(real.parent().unwrap()), "{:?}", found.dirs);
+            assert_eq!(found.links, [(real.clone(), link)].into());
+        }
     }
 
     #[test]

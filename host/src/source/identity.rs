@@ -83,8 +83,8 @@ impl Stat {
 
     /// Of a file that is gone: what was known of it last.
     pub fn last(known: &Record) -> Self {
-        let Record { id, size, modified, .. } = *known;
-        Self { id, size, modified, links: 0, regular: true }
+        let Record { id, size, packed, modified, .. } = *known;
+        Self { id, size: packed.unwrap_or(size), modified, links: 0, regular: true }
     }
 
     fn from(stat: rustix::fs::Statx) -> io::Result<Self> {
@@ -122,7 +122,12 @@ impl Trace {
     pub fn verify(&self, file: &File, offset: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(from) = offset.checked_sub(u64::from(self.tail_len)) else { return Ok(None) };
         let tail = read_at(file, from, usize::from(self.tail_len))?;
-        Ok((tail.len() == usize::from(self.tail_len) && hash(&tail) == self.tail).then_some(tail))
+        Ok(self.matches(&tail).then_some(tail))
+    }
+
+    /// Whether these bytes are the ones; where none are remembered, any are.
+    pub fn matches(&self, tail: &[u8]) -> bool {
+        tail.len() == usize::from(self.tail_len) && (tail.is_empty() || hash(tail) == self.tail)
     }
 }
 
@@ -205,5 +210,6 @@ mod tests {
         file.write_at(b"X", 12).unwrap();
         assert!(trace.verify(&file, 23).unwrap().is_none());
         assert!(trace.verify(&file, 2).unwrap().is_none());
+        assert!(Trace::default().verify(&file, 2).unwrap().is_some(), "nothing is remembered, so all fits");
     }
 }

@@ -33,8 +33,10 @@ mod copies;
 pub mod discovery;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gzip;
 pub mod identity;
 pub mod lines;
+mod packed;
 pub mod records;
 pub mod tail;
 pub mod watch;
@@ -92,6 +94,8 @@ pub struct Source {
     tails: BTreeMap<u64, Tail>,
     by_id: HashMap<FileId, u64>,
     by_path: HashMap<PathBuf, u64>,
+    /// Names that are links, by where they led to when names were looked at last.
+    links: HashMap<PathBuf, PathBuf>,
     /// The newest file that had this name first.
     by_origin: HashMap<PathBuf, u64>,
     heads: Heads,
@@ -156,6 +160,7 @@ impl Source {
             tails: BTreeMap::new(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
+            links: HashMap::new(),
             by_origin: HashMap::new(),
             heads: Heads::default(),
             awake: BTreeSet::new(),
@@ -179,8 +184,9 @@ impl Source {
     pub fn hint(&mut self, paths: impl IntoIterator<Item = PathBuf>, names_changed: bool, now: Instant) {
         self.scan_due |= names_changed;
         for path in paths {
-            let Some(key) = self.by_path.get(&path).copied() else {
-                self.scan_due |= self.pattern.matches(&path);
+            let path = self.links.get(&path).unwrap_or(&path);
+            let Some(key) = self.by_path.get(path).copied() else {
+                self.scan_due |= self.pattern.matches(path);
                 continue;
             };
             let Some(tail) = self.tails.get_mut(&key) else { continue };
@@ -192,6 +198,7 @@ impl Source {
 
     /// A file that has something new is read when its turn comes.
     fn enqueue(&mut self, key: u64) {
+        self.count_vanished(key);
         if let Some(tail) = self.tails.get_mut(&key).filter(|tail| tail.has_news() && !tail.queued) {
             tail.queued = true;
             self.turns.push_back(key);
@@ -260,6 +267,7 @@ impl Source {
         (self.scan_due, self.scanned) = (false, now);
         // Twice as many as there may be, so that those which are followed are among them.
         let mut found = self.pattern.scan(self.share.most().saturating_mul(2));
+        self.links = std::mem::take(&mut found.links);
         let too_many = self.choose(&mut found.files);
         self.forget_troubles(too_many);
         let named = self.look_at(&found.files);
@@ -371,6 +379,7 @@ impl Source {
             match present.get(&record.id) {
                 // It was truncated since: its content is gone.
                 _ if newest.get(&record.id) != Some(&record.incarnation) => {
+                    self.count_lost("truncated", record.size.saturating_sub(record.committed), &record.path);
                     self.checkpoints.forget(&self.entry, record.incarnation);
                 }
                 Some((path, stat)) if self.is_other(record, path) != Some(false) => {
@@ -392,7 +401,10 @@ impl Source {
                 *self.rewinds.entry("state_lost").or_default() += 1;
             }
             let mark = if at_end { self.last_line_end(path, stat) } else { Mark::default() };
-            self.follow(path, origin, stat, mark, now);
+            let key = self.follow(path, origin, stat, mark, now);
+            if at_end {
+                self.pass_over_packed(key, now);
+            }
         }
         self.checkpoints.begin(&self.entry, &text);
         // Before the first line is read it is on the disk where the entry began, so that a crash
@@ -404,7 +416,7 @@ impl Source {
     /// does not begin as that one did. Where files have a birth time their numbers tell them apart.
     /// `None`: nothing was read of it that would tell, so that either way it is read from its beginning.
     fn is_other(&self, record: &Record, path: &Path) -> Option<bool> {
-        if record.id.birth.is_some() || path == record.path {
+        if record.id.birth.is_some() || path == record.path || record.packed.is_some() {
             return Some(false);
         }
         let opened = self.policy.open(path).ok().filter(|_| record.head.len > 0)?;
@@ -431,6 +443,8 @@ impl Source {
                 tail.fate = Fate::Moved { since: now, deleted: false };
                 self.awake.insert(tail.incarnation);
                 self.insert(tail);
+                // By its name now it is known when it is compressed.
+                self.note(record.incarnation, 0);
             }
             // A second look at the names decides, and whether it was copied.
             Ok(None) => {
@@ -450,7 +464,7 @@ impl Source {
         self.follow(path, path, stat, mark, now);
     }
 
-    fn follow(&mut self, path: &Path, origin: &Path, stat: &Stat, mark: Mark, now: Instant) {
+    fn follow(&mut self, path: &Path, origin: &Path, stat: &Stat, mark: Mark, now: Instant) -> u64 {
         let incarnation = self.next_incarnation();
         debug!(entry = %self.entry, path = %path.display(), offset = mark.offset, "follows a file");
         let mut tail = Tail::new(incarnation, path.into(), stat, mark, now);
@@ -458,6 +472,7 @@ impl Source {
         self.insert(tail);
         // One that is renamed before anything of it is acknowledged is found again after a crash.
         self.note(incarnation, 0);
+        incarnation
     }
 
     /// What a restart needs of a file, and by how many bytes its committed offset moved.
@@ -535,7 +550,7 @@ impl Source {
                 self.tails.get_mut(&key).into_iter().for_each(|tail| tail.sighted(&stat, now));
                 true
             }
-            Ok(None) if self.find_in_copy(key, now) => true,
+            Ok(None) if self.find_in_copy(key, now) || self.find_packed(key, now) => true,
             Ok(None) if looked_twice => {
                 let Some(tail) = self.tails.get(&key) else { return false };
                 let unread = tail.unread();
@@ -553,11 +568,24 @@ impl Source {
 
     /// Nothing more is read of a file.
     fn give_up(&mut self, key: u64, reason: &'static str, unread: u64) {
+        self.count_vanished(key);
         let Some(tail) = self.tails.get_mut(&key) else { return };
         tail.end();
         let path = tail.path.clone();
         self.count_lost(reason, unread, &path);
+        // What a crash would take, now that it cannot be read again.
+        self.note(key, 0);
         self.drop_if_over(key);
+    }
+
+    /// Contents that were seen at this name and were truncated before anything of them was read.
+    fn count_vanished(&mut self, key: u64) {
+        let Some(tail) = self.tails.get_mut(&key) else { return };
+        let (bytes, path) = (tail.take_vanished(), &tail.path);
+        if bytes > 0 {
+            let path = path.clone();
+            self.count_lost("truncated", bytes, &path);
+        }
     }
 
     fn count_lost(&mut self, reason: &'static str, bytes: u64, path: &Path) {
@@ -644,16 +672,19 @@ impl Source {
                 self.enqueue(key);
             } else if tail.is_settled(now) && tail.is_finished() {
                 if deleted {
-                    self.give_up(key, "deleted", 0);
+                    if !self.find_packed(key, now) {
+                        self.give_up(key, "deleted", 0);
+                    }
                 } else {
                     tail.close();
                     let (origin, before) = (tail.origin.clone(), tail.after);
                     self.stand_in(&origin, key, before);
                 }
             } else if deleted {
-                pinned += tail.size();
-                if now - since > self.held_limits.age || pinned > self.held_limits.bytes {
-                    let unread = tail.unread();
+                pinned += tail.disk_bytes();
+                let is_too_much = now - since > self.held_limits.age || pinned > self.held_limits.bytes;
+                let unread = tail.unread();
+                if is_too_much && !self.find_packed(key, now) {
                     self.give_up(key, "held_limit", unread);
                 }
             }
@@ -698,7 +729,9 @@ impl Source {
 
     /// Whether there is nothing to read now and, after [`Source::end`], will not be.
     pub fn is_drained(&self) -> bool {
-        self.first.is_none() && self.tails.values().all(Tail::is_drained)
+        // What waits as another file's content, compressed, is that file's.
+        let is_drained = |tail: &Tail| tail.is_drained() || (tail.is_packed() && tail.twin.is_some());
+        self.first.is_none() && self.tails.values().all(is_drained)
     }
 
     /// Whether a file that has something new may be read: not before those that had its name.
@@ -791,6 +824,8 @@ impl Source {
         if tail.is_open() {
             self.awake.insert(key);
         }
+        self.count_vanished(key);
+        let tail = self.tails.get_mut(&key)?;
         let (len, full) = match fill {
             Ok(Fill::Bytes { len, full }) => {
                 self.troubles.remove(&tail.path);
@@ -798,6 +833,11 @@ impl Source {
             }
             Ok(Fill::Rewritten { lost }) => {
                 self.begin_anew(key, lost, now);
+                return None;
+            }
+            Ok(Fill::Busy) => return None,
+            Ok(Fill::Other) => {
+                self.leave_packed(key, now);
                 return None;
             }
             Ok(Fill::Moved) => {
@@ -816,7 +856,8 @@ impl Source {
         };
         lines.inside = tail.inside && self.cutter.rules().long_line != LongLine::Split;
         let (quiet_for, patience) = (tail.quiet_for(now), self.cutter.patience());
-        let last = !full && (self.ending || tail.is_settled(now));
+        let is_over = if tail.is_packed() { tail.is_unpacked() } else { self.ending || tail.is_settled(now) };
+        let last = !full && is_over;
         let quiet = !full && patience.is_some_and(|patience| quiet_for >= patience);
         self.cutter.cut(buffer, len, tail.read_to(), lines_max, End { last, quiet }, lines);
         if lines.used > 0 {
@@ -827,8 +868,8 @@ impl Source {
         }
         if full {
             self.need = Some(self.cutter.enough());
-        } else {
-            tail.hold_partial();
+        } else if !self.is_damaged(key, now) {
+            self.tails.get_mut(&key)?.hold_partial();
             let left = patience.filter(|_| lines.open).map(|patience| patience.saturating_sub(quiet_for));
             self.plan_flush(key, left.map(|left| now + left));
             self.close_surplus(key);
@@ -864,6 +905,13 @@ impl Source {
                 self.take_place(key, anew);
                 lost
             }
+            None if self.find_packed(key, now) => {
+                anew.after = Some(key);
+                self.by_id.insert(anew.id, key);
+                self.by_path.insert(path.clone(), key);
+                self.take_place(key, anew);
+                0
+            }
             _ => {
                 self.replace(key, anew);
                 if let Some((copy, stat)) = copy {
@@ -874,6 +922,8 @@ impl Source {
         };
         self.count_lost("truncated", lost, &path);
         self.note(incarnation, 0);
+        // What a crash would take, where it cannot be read again.
+        self.note(key, 0);
         self.drop_if_over(key);
     }
 
@@ -940,11 +990,13 @@ impl Source {
         if let Some(tail) = self.tails.get_mut(&piece.incarnation) {
             let known = tail.heads().len();
             tail.advance(id, lines.raw.as_deref().unwrap_or(buffer), lines.used);
+            tail.inside = whole && piece.inside;
             if tail.heads().len() != known {
                 self.heads.remove(tail.heads(), piece.incarnation);
                 self.heads.add(tail.heads(), piece.incarnation);
+                // After a crash it is known by them, compressed.
+                self.note(piece.incarnation, 0);
             }
-            tail.inside = whole && piece.inside;
         }
         self.close_surplus(piece.incarnation);
     }
@@ -953,13 +1005,10 @@ impl Source {
     pub fn finished(&mut self, incarnation: u64, id: u64) {
         let Some(tail) = self.tails.get_mut(&incarnation) else { return };
         let bytes = tail.ledger.finish(id);
-        if tail.fate != Fate::Over {
-            if bytes > 0 {
-                self.note(incarnation, bytes);
-            }
-        } else {
-            self.drop_if_over(incarnation);
+        if bytes > 0 {
+            self.note(incarnation, bytes);
         }
+        self.drop_if_over(incarnation);
     }
 
     /// Files that are followed, and others that are not finished.
@@ -986,7 +1035,8 @@ impl Source {
 
     /// Bytes that are not finished, and since when the oldest have been there.
     pub fn lag(&mut self) -> (u64, Option<Instant>) {
-        let live = self.tails.values_mut().filter(|tail| tail.fate != Fate::Over);
+        let is_own = |tail: &&mut Tail| tail.fate != Fate::Over && !(tail.is_packed() && tail.twin.is_some());
+        let live = self.tails.values_mut().filter(is_own);
         live.fold((0, None), |(bytes, since), tail| {
             let oldest = [since, tail.lag_since()].into_iter().flatten().min();
             (bytes + tail.lag(), oldest)
@@ -996,7 +1046,7 @@ impl Source {
     /// Bytes of deleted and renamed files that are kept open.
     pub fn held_bytes(&self) -> u64 {
         let held = |tail: &&Tail| tail.is_open() && matches!(tail.fate, Fate::Moved { .. });
-        self.tails.values().filter(held).map(Tail::size).sum()
+        self.tails.values().filter(held).map(Tail::disk_bytes).sum()
     }
 
     /// Bytes that could not be saved since this was last asked for, by reason.
@@ -1035,9 +1085,10 @@ fn in_order_of_time<'a>(new: &[&'a (PathBuf, Stat)]) -> Vec<(&'a Path, &'a Path,
     files
 }
 
-/// `app.log` of `app.log.1` and of `app.log-20261125`.
+/// `app.log` of `app.log.1` and of `app.log-20261125`, compressed or not.
 fn rotated_from(path: &Path) -> Option<PathBuf> {
-    let (live, generation) = path.file_name()?.to_str()?.rsplit_once(['.', '-'])?;
+    let name = path.file_name()?.to_str()?;
+    let (live, generation) = name.strip_suffix(".gz").unwrap_or(name).rsplit_once(['.', '-'])?;
     generation.starts_with(|c: char| c.is_ascii_digit()).then(|| path.with_file_name(live))
 }
 

@@ -62,6 +62,9 @@ pub struct Record {
     /// When it was last written to, as [`super::identity::Stat`] says it.
     #[serde(default)]
     pub modified: i64,
+    /// Of a compressed file, for which all the above is about its content: the size that it has itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<u64>,
 }
 
 /// What was known of an entry when the agent last ran.
@@ -423,6 +426,7 @@ pub(super) mod tests {
             head: Head::default(),
             size: committed,
             modified: 7,
+            packed: None,
         }
     }
 

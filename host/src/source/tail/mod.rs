@@ -9,11 +9,16 @@ use std::io::{self, IoSliceMut};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use self::packed::Packed;
 use super::checkpoint::Record;
 use super::identity::{FileId, HEAD_BYTES, HEAD_LENGTHS, Head, Stat, TAIL_BYTES, Trace, read_at};
 use crate::ledger::{Ledger, Mark};
 use crate::model::Problem;
 use crate::policy::{OpenError, Policy};
+
+mod packed;
+
+pub use self::packed::{Damage, WRITTEN_AFTER};
 
 /// After a read that reached the end, the file is left alone so long: a writer that writes a line
 /// at a time does not cost a read a line.
@@ -65,6 +70,9 @@ pub struct Tail {
     /// The file that it may be a copy of: it is not read until that is known.
     pub twin: Option<u64>,
     file: Option<File>,
+    packed: Option<Packed>,
+    /// Compressed files that it is known not to go on in.
+    rejected: Vec<FileId>,
     verified: bool,
     head: Head,
     /// What it begins with, the shortest first: a copy that is half made is known by them.
@@ -72,8 +80,12 @@ pub struct Tail {
     /// Where chunks ended, and what stood there.
     samples: Vec<Mark>,
     size: u64,
-    /// The largest size it had.
+    /// The largest size it had with the content that `read_to` is a place in.
     seen: u64,
+    /// It became shorter, so what it holds is probably another content; the next read tells.
+    shrunk: bool,
+    /// Bytes of contents of which nothing was read, and which are gone.
+    vanished: u64,
     modified: i64,
     /// It was written to and did not grow: perhaps it was rewritten.
     suspect: bool,
@@ -134,6 +146,10 @@ pub enum Fill {
     Closed,
     /// Its name leads nowhere, or to another file.
     Moved,
+    /// Of a compressed file: not yet at the place.
+    Busy,
+    /// What it was taken to go on in, compressed, is the content of another file.
+    Other,
 }
 
 impl Tail {
@@ -150,7 +166,13 @@ impl Tail {
         let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
         tail.head = record.head;
         tail.heads.extend((record.head.len >= HEAD_LENGTHS[0]).then_some(record.head));
-        tail.seen = record.size;
+        (tail.size, tail.seen) = (record.size, record.size);
+        if let Some(size) = record.packed {
+            tail.packed = Some(Packed::resume(size));
+            (tail.seen, tail.vetted) = (record.committed, true);
+            tail.sighted(stat, now);
+            return tail;
+        }
         tail.sighted(stat, now);
         let as_left = (stat.size, stat.modified) == (record.size, record.modified);
         tail.suspect = tail.read_to > 0 && !as_left;
@@ -173,12 +195,16 @@ impl Tail {
             vetted: false,
             twin: None,
             file: None,
+            packed: None,
+            rejected: Vec::new(),
             verified: false,
             head: Head::default(),
             heads: Vec::new(),
             samples: if mark.offset > 0 { vec![mark] } else { Vec::new() },
             size: 0,
             seen: 0,
+            shrunk: false,
+            vanished: 0,
             modified: 0,
             suspect: false,
             read_to: mark.offset,
@@ -204,15 +230,24 @@ impl Tail {
             head: self.head,
             size: self.size,
             modified: self.modified,
+            packed: self.packed.as_ref().map(Packed::size),
         }
     }
 
     /// It was looked at.
     pub fn sighted(&mut self, stat: &Stat, now: Instant) {
+        if self.is_packed() {
+            return self.sighted_packed(stat, now);
+        }
         if stat.size != self.size || stat.modified != self.modified {
             self.suspect |= stat.size <= self.size;
+            if stat.size < self.size {
+                self.shrank();
+            }
             (self.grew, self.size, self.modified) = (now, stat.size, stat.modified);
-            self.seen = self.seen.max(self.size);
+            if !self.shrunk {
+                self.seen = self.seen.max(self.size);
+            }
         }
         let known = self.sightings.back().map_or(self.read_to, |last| last.1).max(self.partial_at);
         if self.size > known.max(self.ledger.committed().offset) {
@@ -223,6 +258,21 @@ impl Tail {
         }
     }
 
+    /// It is shorter than it was: what was seen of its content is gone. What is unread of the one that was
+    /// read from may be in a copy, so that is for the next read to say.
+    fn shrank(&mut self) {
+        if self.read_to == 0 {
+            self.vanished += std::mem::take(&mut self.seen);
+        } else if std::mem::replace(&mut self.shrunk, true) {
+            self.vanished += self.size;
+        }
+    }
+
+    /// Bytes that are gone and of whose content nothing was read, since this was last asked for.
+    pub fn take_vanished(&mut self) -> u64 {
+        std::mem::take(&mut self.vanished)
+    }
+
     fn know_head(&mut self, bytes: &[u8]) {
         self.head = Head::of_bytes(bytes);
         for len in HEAD_LENGTHS.into_iter().filter(|len| usize::from(*len) <= bytes.len()) {
@@ -231,6 +281,11 @@ impl Tail {
             }
         }
         self.heads.sort_unstable_by_key(|head| head.len);
+    }
+
+    /// What it begins with, as far as it was read.
+    pub fn head(&self) -> Head {
+        self.head
     }
 
     /// What it begins with, the shortest first.
@@ -250,7 +305,7 @@ impl Tail {
 
     /// Whether it was written to since it was last looked at.
     pub fn differs(&self, stat: &Stat) -> bool {
-        (stat.size, stat.modified) != (self.size, self.modified)
+        (stat.size, stat.modified) != (self.disk_bytes(), self.modified)
     }
 
     /// Whether a place is known within the first `size` bytes: an equal header is not enough to pass over
@@ -280,7 +335,7 @@ impl Tail {
     pub fn move_to(&mut self, path: PathBuf, stat: &Stat, now: Instant) -> u64 {
         let lost = self.seen.saturating_sub(self.read_to.max(stat.size));
         (self.path, self.id, self.file, self.verified) = (path, stat.id, None, false);
-        (self.size, self.seen, self.modified) = (stat.size, stat.size, stat.modified);
+        (self.size, self.seen, self.modified, self.shrunk) = (stat.size, stat.size, stat.modified, false);
         (self.suspect, self.partial_at, self.grew, self.not_before) = (false, 0, now, now);
         lost
     }
@@ -347,6 +402,9 @@ impl Tail {
     pub fn close(&mut self) {
         self.file = None;
         self.verified = false;
+        if let Some(packed) = &mut self.packed {
+            packed.close();
+        }
     }
 
     /// How long it has not grown.
@@ -364,6 +422,21 @@ impl Tail {
         self.size
     }
 
+    /// Bytes that it takes on the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.packed.as_ref().map_or(self.size, Packed::size)
+    }
+
+    /// When it was last written to, as [`Stat`] says it.
+    pub fn modified(&self) -> i64 {
+        self.modified
+    }
+
+    /// It is not read before.
+    pub fn wait_until(&mut self, then: Instant) {
+        self.not_before = then;
+    }
+
     /// Bytes read, from the beginning.
     pub fn read_to(&self) -> u64 {
         self.read_to
@@ -371,7 +444,14 @@ impl Tail {
 
     /// Bytes that were seen and not read, whether or not they are still there.
     pub fn unread(&self) -> u64 {
-        self.seen.saturating_sub(self.read_to)
+        let seen = if self.is_packed() { self.seen.max(self.size) } else { self.seen };
+        seen.saturating_sub(self.read_to) + self.next_content()
+    }
+
+    /// Bytes of another content that has taken the place of the one that was read from, as far as that is
+    /// known without reading.
+    pub fn next_content(&self) -> u64 {
+        if self.shrunk { self.size } else { 0 }
     }
 
     /// Bytes that are not finished; an unfinished last line is not counted.
@@ -428,11 +508,20 @@ impl Tail {
             Ok(file) => Stat::of(file)?,
             Err(why) => return Ok(why),
         };
+        if self.is_packed() {
+            self.sighted(&stat, now);
+            return self.fill_packed(buffer, want, now);
+        }
         let lost = self.seen.saturating_sub(self.read_to);
         self.sighted(&stat, now);
         self.verified &= !self.suspect;
         if stat.size < self.read_to || !self.verify()? {
             return Ok(Fill::Rewritten { lost });
+        }
+        if std::mem::take(&mut self.shrunk) {
+            // Only its end was cut off.
+            self.vanished += self.seen.saturating_sub(stat.size);
+            self.seen = stat.size;
         }
         self.suspect = false;
         let want = want.min((stat.size - self.read_to).max(1) as usize);
@@ -460,8 +549,9 @@ impl Tail {
     fn verify(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         if self.verified || self.read_to == 0 {
-            self.verified = true;
-            return Ok(true);
+            // What was read of it, and not finished, before a restart.
+            self.verified = self.verified || self.head.len == 0 || self.head.matches(file)?;
+            return Ok(self.verified);
         }
         let resumed = self.before.is_empty() && self.ledger.committed().offset == self.read_to;
         let trace = if resumed { self.ledger.committed().trace } else { Trace::of(&self.before) };
@@ -488,8 +578,9 @@ impl Tail {
     pub fn begin_anew(&mut self, incarnation: u64, now: Instant) -> Self {
         let (path, origin) = (self.path.clone(), self.origin.clone());
         let anew = Self::build(incarnation, self.id, path, origin, Mark::default(), now);
-        let (file, size, modified) = (self.file.take(), self.size, self.modified);
+        let (file, size, modified) = (self.file.take(), self.disk_bytes(), self.modified);
         let (fate, after) = (self.fate, self.after);
+        self.shrunk = false;
         Self { file, size, seen: size, modified, fate, after, ..anew }
     }
 
@@ -503,6 +594,12 @@ impl Tail {
         let mark = Mark { offset: self.read_to, trace: Trace::of(&self.before) };
         self.ledger.begin(id, mark);
         self.sample(mark);
+        if self.is_packed() {
+            if self.read_to == used.len() as u64 {
+                self.know_head(&used[..used.len().min(HEAD_BYTES)]);
+            }
+            return;
+        }
         // A head that cannot be read now is read with the next chunk.
         let file = self.file.as_ref().filter(|_| self.head.grows(self.read_to));
         let len = self.read_to.min(HEAD_BYTES as u64) as usize;
@@ -545,7 +642,9 @@ impl Tail {
     /// The content is gone; chunks under way still count.
     pub fn end(&mut self) {
         self.fate = Fate::Over;
-        self.file = None;
+        self.close();
+        // All that a crash may take from now on.
+        (self.size, self.seen, self.shrunk) = (self.read_to, self.read_to, false);
     }
 }
 

@@ -1,0 +1,234 @@
+//! Compressed files: those that the pattern covers, and those that a followed file was compressed to.
+//!
+//! In: a new file that is compressed, or a followed one that is gone. Out: whether the first is a content
+//! that is known, and where the second goes on. Absent by design: trusting a name, where there are bytes.
+//!
+//! A file that was compressed goes on in the compressed one, as if it had been renamed: what was read of
+//! it is not read again, and what was not is read from there, before the next content.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::copies::stem_of;
+use super::gzip;
+use super::identity::{Head, Stat};
+use super::tail::{Damage, Fate, Tail, WRITTEN_AFTER};
+use super::{Source, remove_if};
+use crate::ledger::Mark;
+
+/// A compressed file that was not written to for so long is whole, as far as anybody can tell.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Compressed files beside one that is gone that are looked into: those with its name, then the newest.
+const CANDIDATES_MAX: usize = 16;
+
+/// Names beside one that is gone that are looked at.
+const NAMES_MAX: usize = 10_000;
+
+/// The longest content that is looked through at once. Bytes.
+const LOOKED_THROUGH_MAX: u64 = 64 << 20;
+
+/// A compressed file beside one that is gone.
+struct Candidate {
+    path: PathBuf,
+    stat: Stat,
+    /// Of its content, as it says itself. Bytes.
+    length: u64,
+}
+
+impl Source {
+    /// Before anything of a file is read: is it compressed, and if so, whole, and not what another file
+    /// holds that is still there? `None`: it is not compressed. Else whether it waits.
+    pub(super) fn vet_packed(&mut self, key: u64, now: Instant) -> io::Result<Option<bool>> {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| gzip::is_named(&tail.path)) else {
+            return Ok(None);
+        };
+        let Some(file) = tail.file() else { return Ok(None) };
+        let stat = Stat::of(file)?;
+        match gzip::is_packed(file)? {
+            Some(true) => {}
+            Some(false) => return Ok(None),
+            None => {
+                tail.wait_until(now + QUIET);
+                return Ok(Some(true));
+            }
+        }
+        let (length, head) = (gzip::length(file, &stat)?, gzip::head(file)?);
+        tail.set_packed(&stat, length, now);
+        let quiet = tail.quiet_for(now);
+        if quiet < QUIET && age(&stat) < QUIET {
+            tail.wait_until(now + (QUIET - quiet));
+            return Ok(Some(true));
+        }
+        let (twin, passed_over) = match self.unpacked(key, &head, length, quiet) {
+            Some(of) if self.tails.get(&of).is_some_and(|of| of.size() == length && of.is_finished()) => {
+                (None, true)
+            }
+            of => (of, false),
+        };
+        let Some(tail) = self.tails.get_mut(&key) else { return Ok(None) };
+        (tail.twin, tail.vetted) = (twin, twin.is_none());
+        if passed_over {
+            tail.pass_over(length);
+            self.note(key, 0);
+        }
+        Ok(Some(twin.is_some() || passed_over))
+    }
+
+    /// The file that is there beside the compressed file `key` and begins as its content does. While that
+    /// may grow it counts as the one that is being compressed, after that if it is as long. One of which
+    /// the beginning is not known yet may be it, if it is as long.
+    fn unpacked(&self, key: u64, head: &[u8], length: u64, quiet: Duration) -> Option<u64> {
+        let plain = |of: &u64| {
+            let tail = self.tails.get(of).filter(|tail| tail.fate != Fate::Over && !tail.is_packed());
+            tail.filter(|_| *of != key)
+        };
+        let is_it = |of: &u64| {
+            plain(of).is_some_and(|tail| quiet < WRITTEN_AFTER || tail.size() == length || tail.is_doubtful())
+        };
+        let may_be_it = |of: &u64| {
+            plain(of).is_some_and(|tail| {
+                tail.size() == length && tail.has_news() && (tail.is_doubtful() || tail.read_to() == 0)
+            })
+        };
+        let like = self.heads.like(head).into_iter().find(is_it);
+        like.or_else(|| self.awake.iter().copied().find(may_be_it))
+    }
+
+    /// A file that is gone, or held open for too long, was perhaps compressed. Whether it goes on there.
+    pub(super) fn find_packed(&mut self, key: u64, now: Instant) -> bool {
+        let Some(tail) = self.tails.get(&key).filter(|tail| !tail.is_packed()) else { return false };
+        let Some(Candidate { path, stat, length }) = self.packed_of(tail) else { return false };
+        let (is_all_read, is_wanted) = (tail.unread() == 0, self.pattern.matches(&path));
+        if length < tail.read_to() && length <= LOOKED_THROUGH_MAX {
+            // A copy from before the last that was read of it, or something else.
+            let opened = self.policy.open(&path).ok().filter(|_| is_wanted);
+            if opened.is_some_and(|opened| tail.begins_as(&opened.file, length).unwrap_or_default()) {
+                self.replaced_by_copy(&stat);
+                let copy = self.follow(&path, &path, &stat, Mark::default(), now);
+                self.pass_over_packed(copy, now);
+            }
+            return false;
+        }
+        let has_more = length != tail.read_to() && !tail.is_open();
+        if is_all_read && !has_more && !(is_wanted && length == tail.read_to()) {
+            return false;
+        }
+        self.replaced_by_copy(&stat);
+        let Some(tail) = self.tails.get_mut(&key) else { return false };
+        let was = (tail.id, tail.path.clone());
+        let next_content = tail.next_content();
+        info!(entry = %self.entry, path = %tail.path.display(), packed = %path.display(),
+            "a file was compressed; what was not read of it is read from there");
+        tail.go_on_packed(path.clone(), &stat, length, now);
+        tail.fate = if is_wanted { Fate::Named } else { Fate::Moved { since: now, deleted: false } };
+        self.awake.insert(key);
+        remove_if(&mut self.by_id, &was.0, key);
+        remove_if(&mut self.by_path, &was.1, key);
+        self.by_id.insert(stat.id, key);
+        self.by_path.insert(path, key);
+        self.count_lost("deleted", next_content, &was.1);
+        // Its copy, which was compressed.
+        let is_copy = |tail: &Tail| {
+            tail.twin == Some(key) && matches!(tail.fate, Fate::Moved { .. }) && tail.size() == length
+        };
+        for copy in self.keys(|tail| is_copy(tail) && !tail.is_packed()) {
+            self.give_up(copy, "truncated", 0);
+        }
+        self.note(key, 0);
+        self.enqueue(key);
+        true
+    }
+
+    /// What a file that is gone was compressed to.
+    fn packed_of(&self, tail: &Tail) -> Option<Candidate> {
+        let real = std::fs::canonicalize(&tail.path).ok().filter(|real| *real != tail.path);
+        let dirs =
+            [Some(tail.path.as_path()), real.as_deref()].into_iter().flatten().filter_map(Path::parent);
+        let names = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().take(NAMES_MAX);
+        let packed = names.filter_map(Result::ok).map(|name| name.path()).filter(|path| gzip::is_named(path));
+        let mut found: Vec<_> =
+            packed.filter_map(|path| Stat::at(&path).ok().map(|stat| (path, stat))).collect();
+        let (name, stem) = (gzip::name_of(&tail.path), stem_of(&tail.origin));
+        found.sort_by_key(|(path, stat)| {
+            (*path != name, stem_of(path) != stem, std::cmp::Reverse(stat.modified))
+        });
+        found.truncate(CANDIDATES_MAX);
+        found.into_iter().find_map(|(path, stat)| self.candidate(tail, path, &stat))
+    }
+
+    /// Whether the content of a compressed file begins as one that is gone did. Where nothing was read of
+    /// that, its name tells, or its length and age: a compressed file keeps those.
+    fn candidate(&self, tail: &Tail, path: PathBuf, stat: &Stat) -> Option<Candidate> {
+        let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key));
+        if tail.has_left(stat.id) || known.is_some_and(|known| known.read_to() > 0) {
+            return None;
+        }
+        let file = self.policy.open(&path).ok()?.file;
+        let stat = Stat::of(&file).ok().filter(|opened| opened.id == stat.id && opened.regular)?;
+        if gzip::is_packed(&file).ok()? != Some(true) {
+            return None;
+        }
+        let length = gzip::length(&file, &stat).ok()?;
+        let head = tail.head();
+        let is_it = if head.len > 0 {
+            let bytes = gzip::head(&file).ok()?;
+            bytes.get(..head.len.into()).is_some_and(|bytes| Head::of_bytes(bytes) == head)
+        } else {
+            let is_named = path == gzip::name_of(&tail.path) && stat.modified >= tail.modified();
+            is_named || (length, stat.modified) == (tail.size(), tail.modified())
+        };
+        is_it.then_some(Candidate { path, stat, length })
+    }
+
+    /// The compressed file that a file went on in holds something else.
+    pub(super) fn leave_packed(&mut self, key: u64, now: Instant) {
+        let Some(tail) = self.tails.get_mut(&key) else { return };
+        let (id, path) = (tail.leave_packed(), tail.path.clone());
+        remove_if(&mut self.by_id, &id, key);
+        remove_if(&mut self.by_path, &path, key);
+        self.scan_due = true;
+        if !self.find_packed(key, now) {
+            let unread = self.tails.get(&key).map_or(0, Tail::unread);
+            self.give_up(key, "deleted", unread);
+        }
+    }
+
+    /// A compressed file that is there when an entry begins at the end of its files.
+    pub(super) fn pass_over_packed(&mut self, key: u64, now: Instant) {
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| gzip::is_named(&tail.path)) else { return };
+        let Ok(file) = tail.open(&self.policy, now) else { return };
+        let found = gzip::is_packed(file).and_then(|is_packed| Ok((is_packed, Stat::of(file)?)));
+        if let Ok((Some(true), stat)) = found
+            && let Ok(length) = gzip::length(file, &stat)
+        {
+            tail.set_packed(&stat, length, now);
+            tail.pass_over(length);
+            self.note(key, 0);
+        }
+    }
+
+    /// Whether a compressed file gave no line more because it is not whole.
+    pub(super) fn is_damaged(&mut self, key: u64, now: Instant) -> bool {
+        let Some(tail) = self.tails.get_mut(&key) else { return false };
+        match tail.damage(now) {
+            None => false,
+            Some(Damage::Wait) => true,
+            Some(Damage::Lost { cause, bytes }) => {
+                let path = tail.path.clone();
+                warn!(entry = %self.entry, path = %path.display(), cause, "a compressed file is damaged");
+                self.count_lost("damaged", bytes, &path);
+                true
+            }
+        }
+    }
+}
+
+/// How long ago it was written to, by its own time.
+fn age(stat: &Stat) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(stat.modified.max(0) as u64))
+}
