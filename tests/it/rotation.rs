@@ -125,9 +125,43 @@ fn a_path_that_appears_later_is_waited_for() {
     assert_exact(weir, &topic, &[file.expected()]);
 }
 
+/// Compresses a file as logrotate does.
+#[track_caller]
+fn gzip(path: &std::path::Path) {
+    let status = std::process::Command::new("gzip").arg("-1").arg(path).status().expect("run gzip");
+    assert!(status.success(), "gzip {}: {status}", path.display());
+}
+
 #[test]
 fn kill_9_with_a_rotation_while_down_loses_nothing() {
-    let (weir, topic) = following("killed", "app.log", 4);
+    kill_with_a_rotation_while_down("killed", |_| ());
+}
+
+#[test]
+fn kill_9_with_a_rotation_and_compression_while_down_loses_nothing() {
+    kill_with_a_rotation_while_down("compressed", gzip);
+}
+
+#[test]
+fn rotation_that_compresses_at_once_while_lines_are_written_loses_and_repeats_nothing() {
+    let topic = Kafka::shared().topic("compress-at-once", 4);
+    let mut weir = host();
+    let list = json!([{"name": "app", "path": weir.log("app.log*"), "topic": topic.name(), "start_at": "beginning"}]);
+    weir.list(&list);
+    weir.start();
+    let file = LineFile::create(weir.log("app.log"), "app", 200);
+    let writer = file.paced(10_000);
+    for n in 1..=5 {
+        eventually(SOON, "more lines", || writer.written(), |written| *written >= n * 5_000);
+        let rotated = weir.log(&format!("app.log.{n}"));
+        writer.with(|file| file.rotate(&rotated));
+        gzip(&rotated);
+    }
+    assert_exact(weir, &topic, &[writer.stop()]);
+}
+
+fn kill_with_a_rotation_while_down(prefix: &str, then: impl Fn(&std::path::Path)) {
+    let (weir, topic) = following(prefix, "app.log", 4);
     let mut weir = weir.setting("limits", "memory = \"16MiB\"");
     let mut file = LineFile::create(weir.log("app.log"), "app", 200);
     file.write(900_000);
@@ -139,6 +173,7 @@ fn kill_9_with_a_rotation_while_down_loses_nothing() {
     topic.tally_now(&mut tally);
     assert!(tally.missing() > 0, "the agent was killed too late to prove anything");
     file.rotate(&weir.log("app.log.1"));
+    then(&weir.log("app.log.1"));
     file.write(100_000);
     weir.start();
     let verdict = topic.verdict(&[file.expected()], LONG);

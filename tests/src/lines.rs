@@ -104,7 +104,14 @@ impl LineFile {
     /// Copies the file, then empties it, as logrotate's `copytruncate` does.
     #[track_caller]
     pub fn copytruncate(&mut self, to: &Path) {
+        self.copytruncate_around(to, |_| ());
+    }
+
+    /// The same, with something done between copy and truncation: what is written then is not in the copy.
+    #[track_caller]
+    pub fn copytruncate_around(&mut self, to: &Path, between: impl FnOnce(&mut Self)) {
         std::fs::copy(&self.path, to).expect("copy a log file");
+        between(self);
         self.file.set_len(0).expect("truncate a log file");
     }
 
@@ -324,6 +331,20 @@ impl Tally {
     pub fn has_all_below(&self, file: usize, count: u64) -> bool {
         let count = usize::try_from(count).expect("lines fit memory");
         self.files[file].lines.get(..count).is_some_and(|lines| !lines.contains(&WANTED))
+    }
+
+    /// Lines of file `file` that were not found up to now are not expected any more; how many they are.
+    pub fn excuse(&mut self, file: usize, lines: std::ops::Range<u64>) -> u64 {
+        let file = &mut self.files[file];
+        let lines = usize::try_from(lines.start).expect("fits")..usize::try_from(lines.end).expect("fits");
+        let mut excused = 0;
+        for state in file.lines[lines].iter_mut().filter(|state| **state == WANTED) {
+            *state = UNWANTED;
+            excused += 1;
+        }
+        file.found.expected -= excused;
+        self.missing -= excused;
+        excused
     }
 
     /// Counts a record; `None` where it is no line of these files.

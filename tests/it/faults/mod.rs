@@ -6,6 +6,7 @@
 //! happens: a seed that failed fails again within some rounds, not on the very same line.
 //!
 //! - `restarts`: the agent is killed or stopped, the broker goes away, files are rotated meanwhile.
+//! - `copies`: files are rotated by copying and truncating, the agent is killed.
 //! - `changes`: entries and modules change under load.
 //! - `steering`: etcd is paused, killed, compacted, restored from an older copy, flooded.
 //! - `broker`: it answers with each error there is; fatal errors of the producer.
@@ -18,6 +19,7 @@
 mod broker;
 mod changes;
 mod clock;
+mod copies;
 mod disk;
 mod finding;
 mod load;
