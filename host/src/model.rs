@@ -256,6 +256,35 @@ pub struct ShadowSpec {
     pub config: Vec<u8>,
 }
 
+/// Lines of a shadow, by what came of the comparison, and what that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShadowTally {
+    /// Lines of which it makes the same as the filter.
+    pub same: u64,
+    /// Lines of which it makes something else.
+    pub differing: u64,
+    /// Lines on which it failed.
+    pub errors: u64,
+    /// Lines that it was not shown.
+    pub skipped: u64,
+    /// What it took, with all attempts and new instances; seconds.
+    pub cpu_seconds: f64,
+    /// The most memory that an instance of it had; bytes.
+    pub memory_max: u64,
+}
+
+impl ShadowTally {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        self.same += other.same;
+        self.differing += other.differing;
+        self.errors += other.errors;
+        self.skipped += other.skipped;
+        self.cpu_seconds += other.cpu_seconds;
+        self.memory_max = self.memory_max.max(other.memory_max);
+    }
+}
+
 impl FilterSpec {
     /// All modules that it names.
     pub fn modules(&self) -> impl Iterator<Item = &ModuleRef> {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::control::ListState;
-use crate::model::{EntryName, Lines, Problem};
+use crate::model::{EntryName, Lines, Problem, ShadowTally};
 use crate::tap::{Look, Tap, Wants};
 
 /// The whole of `weir status --json` and `/api/v1/status`.
@@ -202,18 +202,9 @@ pub struct ShadowStatus {
     pub state: FilterState,
     /// Why it does not run.
     pub cause: String,
-    /// Lines of which it makes the same as the filter.
-    pub same: u64,
-    /// Lines of which it makes something else.
-    pub differing: u64,
-    /// Lines on which it failed.
-    pub errors: u64,
-    /// Lines that it was not shown.
-    pub skipped: u64,
-    /// What it took; seconds.
-    pub cpu_seconds: f64,
-    /// The most memory that an instance of it had; bytes.
-    pub memory_max: u64,
+    /// What came of the comparison.
+    #[serde(flatten)]
+    pub tally: ShadowTally,
 }
 
 /// What a filter did, in figures.
@@ -304,8 +295,8 @@ pub struct Figures {
     pub filter_seconds_sum: f64,
     /// What all modules of the entry did; `counts` and `since` are not used here.
     pub filter: FilterStats,
-    /// Lines of all shadows, by what came of the comparison: `same`, `differing`, `error`, `skipped`.
-    pub shadow_lines: BTreeMap<&'static str, u64>,
+    /// What all shadows saw, where there was one.
+    pub shadow: Option<ShadowTally>,
     /// Swaps by result: `applied`, `failed`, `rolled-back`.
     pub module_swaps: BTreeMap<&'static str, u64>,
     /// What a module counts itself.

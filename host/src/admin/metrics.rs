@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::filter::ErrorKind;
+use crate::model::ShadowTally;
 use crate::status::{
     AgentFigures, Board, EntryReport, FILTER_SECONDS_BUCKETS, Figures, FilterStats, FilterStatus,
     LINE_SECONDS_BUCKETS,
@@ -201,7 +202,9 @@ const METRICS: &[Metric] = &[
         help: "Lines of entries whose filter has a shadow, by what the shadow makes of them: the `same` as the \
             filter, something else (`differing`), or `error`; `skipped` ones it was not shown",
         values: Counters("result", |entry| {
-            entry.figures.shadow_lines.iter().map(|(result, lines)| (*result, *lines)).collect()
+            let Some(shadow) = entry.figures.shadow else { return Vec::new() };
+            let ShadowTally { same, differing, errors, skipped, .. } = shadow;
+            vec![("same", same), ("differing", differing), ("error", errors), ("skipped", skipped)]
         }),
     },
     Metric { name: "weir_module_info", help: "The module that filters the entry's lines", values: Module },
@@ -524,7 +527,7 @@ pub(super) mod tests {
             line_seconds: [10, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             ..FilterStats::default()
         };
-        app.figures.shadow_lines = [("same", 1)].into();
+        app.figures.shadow = Some(ShadowTally { same: 1, ..ShadowTally::default() });
         app.figures.module_counts = [("masked".to_string(), 3)].into();
         app.figures.delivery_errors = [("MSG_SIZE_TOO_LARGE".to_string(), 4)].into();
         let samples = scrape(&board(&[app]));

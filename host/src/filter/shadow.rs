@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::check::{SET_ASIDE, replacements};
 use super::engine::lock;
 use super::{Batch, Filter, Outcome};
-use crate::model::Digest;
+use crate::model::{Digest, ShadowTally};
 
 /// How many times as long as a batch took a shadow rests.
 const REST: u32 = 3;
@@ -41,25 +41,8 @@ struct Inner {
 }
 
 struct State {
-    tally: Tally,
+    tally: ShadowTally,
     rests_until: Instant,
-}
-
-/// Lines of a shadow, by what came of the comparison.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Tally {
-    /// The same as the filter makes of them.
-    pub same: u64,
-    /// Something else.
-    pub differing: u64,
-    /// It failed on them.
-    pub errors: u64,
-    /// They were not shown to it.
-    pub skipped: u64,
-    /// What it took, with all attempts and new instances; seconds.
-    pub cpu_seconds: f64,
-    /// The most memory that an instance had; bytes.
-    pub memory_max: u64,
 }
 
 /// A batch for a shadow.
@@ -79,7 +62,7 @@ pub struct Job {
 impl Shadow {
     /// A shadow whose batches go through `queue` to [`run`].
     pub fn new(filter: Filter, queue: Sender<Job>) -> Self {
-        let state = State { tally: Tally::default(), rests_until: Instant::now() };
+        let state = State { tally: ShadowTally::default(), rests_until: Instant::now() };
         let inner = Inner {
             digest: filter.digest(),
             filter: Mutex::new(filter),
@@ -95,7 +78,7 @@ impl Shadow {
     }
 
     /// What came of it so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> ShadowTally {
         lock(&self.inner.state).tally
     }
 
@@ -153,7 +136,7 @@ impl Job {
         let begun = Instant::now();
         let Self { inner, path, offset, unix_ms, bytes, starts, ends, outcome, .. } = &self;
         let batch = Batch { path, offset: *offset, unix_ms: *unix_ms, bytes, starts, ends };
-        let mut tally = Tally::default();
+        let mut tally = ShadowTally::default();
         let mut wanted = Made::all(&batch, outcome);
         let compared = lock(&inner.filter).process_all(&batch, |part, found| {
             tally.cpu_seconds += found.cpu.as_secs_f64();
@@ -176,18 +159,6 @@ impl Job {
         state.rests_until = Instant::now() + begun.elapsed() * REST;
         drop(state);
         inner.busy.store(false, Ordering::Release);
-    }
-}
-
-impl Tally {
-    /// Adds another one.
-    pub fn add(&mut self, other: &Self) {
-        self.same += other.same;
-        self.differing += other.differing;
-        self.errors += other.errors;
-        self.skipped += other.skipped;
-        self.cpu_seconds += other.cpu_seconds;
-        self.memory_max = self.memory_max.max(other.memory_max);
     }
 }
 
@@ -232,7 +203,7 @@ mod tests {
     use super::*;
 
     /// What a shadow of the guest with `config` makes of lines beside a filter that keeps them all.
-    fn beside(config: &str, lines: &Lines) -> Tally {
+    fn beside(config: &str, lines: &Lines) -> ShadowTally {
         let bench = Bench::new();
         let mut filter = bench.filter("guest_misbehave", r#"{"do":"nothing"}"#);
         let (queue, jobs) = channel();
@@ -252,7 +223,7 @@ mod tests {
     fn lines_are_compared_by_what_goes_out() {
         let lines = Lines::new(["good", "bad", "good", "bad"]);
         let of = |config: &str| {
-            let Tally { same, differing, errors, skipped, .. } = beside(config, &lines);
+            let ShadowTally { same, differing, errors, skipped, .. } = beside(config, &lines);
             assert_eq!(skipped, 8);
             (same, differing, errors)
         };
@@ -273,7 +244,7 @@ mod tests {
         let shadow = Shadow::new(bench.filter("drop_debug", ""), queue);
         let outcome = bench.filter("drop_debug", "").process(&lines.batch());
         shadow.see(&lines.batch(), &outcome, |_| None::<()>);
-        assert_eq!(shadow.tally(), Tally { skipped: 2, ..Tally::default() });
+        assert_eq!(shadow.tally(), ShadowTally { skipped: 2, ..ShadowTally::default() });
         assert!(jobs.try_recv().is_err());
     }
 }

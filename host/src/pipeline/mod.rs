@@ -14,8 +14,8 @@ use tracing::warn;
 
 use crate::budget::{Charge, Share};
 use crate::filter::Filter;
-use crate::filter::shadow::{Shadow, Tally};
-use crate::model::{Entry, Lines as Counts, OnError, Topic};
+use crate::filter::shadow::Shadow;
+use crate::model::{Entry, Lines as Counts, OnError, ShadowTally, Topic};
 use crate::policy::Policy;
 use crate::quarantine::{Quarantine, Replay};
 use crate::sink::{Chunk, Done, Finished, Header, Lane, Route, Sink, SinkError};
@@ -205,7 +205,7 @@ pub struct Pipeline {
     judge: Judge,
     shadow: Option<(ShadowStatus, Option<Shadow>)>,
     /// Of shadows before it.
-    shadow_lines: Tally,
+    shadow_lines: Option<ShadowTally>,
     filter_status: Option<FilterStatus>,
     /// Of the module that runs.
     stats: FilterStats,
@@ -387,7 +387,7 @@ impl Pipeline {
             ticket: 0,
             judge,
             shadow: None,
-            shadow_lines: shadowing::counted(&figures),
+            shadow_lines: figures.shadow,
             filter_status: None,
             stats: FilterStats::default(),
             health: Health::default(),

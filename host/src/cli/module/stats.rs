@@ -128,12 +128,13 @@ fn shadow_text(shadow: &ShadowStatus) -> String {
     if shadow.state != FilterState::Applied {
         text += &format!("; it does not run: {}", plain(&shadow.cause));
     }
+    let tally = &shadow.tally;
     let [same, differing, errors, skipped] =
-        [shadow.same, shadow.differing, shadow.errors, shadow.skipped].map(number);
+        [tally.same, tally.differing, tally.errors, tally.skipped].map(number);
     text + &format!(
         "\n  {same} lines the same, {differing} differing, {errors} errors, {skipped} skipped; {:.3} s of CPU, {} at most\n",
-        shadow.cpu_seconds,
-        bytes(shadow.memory_max)
+        tally.cpu_seconds,
+        bytes(tally.memory_max)
     )
 }
 
@@ -166,6 +167,7 @@ fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ShadowTally;
     use crate::status::EntryState;
 
     fn entry(filter: Option<FilterStatus>) -> EntryStatus {
@@ -215,10 +217,13 @@ mod tests {
                 module: "redact2".into(),
                 digest: "sha256:4f".into(),
                 state: FilterState::Applied,
-                same: 1_980,
-                differing: 20,
-                cpu_seconds: 0.004,
-                memory_max: 1 << 21,
+                tally: ShadowTally {
+                    same: 1_980,
+                    differing: 20,
+                    cpu_seconds: 0.004,
+                    memory_max: 1 << 21,
+                    ..ShadowTally::default()
+                },
                 ..ShadowStatus::default()
             }),
         };
