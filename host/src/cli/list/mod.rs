@@ -71,6 +71,27 @@ pub struct GetArgs {
     at: At,
 }
 
+/// Which list is written, and how.
+#[derive(Debug, Args)]
+struct To {
+    /// Which list.
+    #[command(flatten)]
+    at: At,
+    /// How it is signed.
+    #[command(flatten)]
+    signing: Signing,
+    /// Say what was done, or what would happen, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl To {
+    /// Signs the change and writes it.
+    async fn write(&self, change: Change, lists: &mut Lists) -> anyhow::Result<ExitCode> {
+        change.signed(&self.signing)?.write(lists, self.json).await
+    }
+}
+
 /// Arguments of `put` and `diff`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -84,15 +105,9 @@ list while this runs, nothing is written either.")]
 pub struct PutArgs {
     /// The new list; `-` is the standard input
     file: PathBuf,
-    /// Which list.
+    /// Where it is written.
     #[command(flatten)]
-    at: At,
-    /// How it is signed.
-    #[command(flatten)]
-    signing: Signing,
-    /// Say what was done, or what would happen, as JSON
-    #[arg(long)]
-    json: bool,
+    to: To,
 }
 
 /// Arguments of `add`.
@@ -104,15 +119,9 @@ pub struct AddArgs {
     /// The entry, as JSON
     #[arg(value_name = "JSON")]
     entry: String,
-    /// Which list.
+    /// Where it is written.
     #[command(flatten)]
-    at: At,
-    /// How the list is signed.
-    #[command(flatten)]
-    signing: Signing,
-    /// Say what was done as JSON
-    #[arg(long)]
-    json: bool,
+    to: To,
 }
 
 /// Arguments of `rm`.
@@ -126,15 +135,9 @@ again goes on where it was.")]
 pub struct RmArgs {
     /// The entry's name, or its place in the list, such as #3
     name: String,
-    /// Which list.
+    /// Where it is written.
     #[command(flatten)]
-    at: At,
-    /// How the list is signed.
-    #[command(flatten)]
-    signing: Signing,
-    /// Say what was done as JSON
-    #[arg(long)]
-    json: bool,
+    to: To,
 }
 
 /// Arguments of `edit`.
@@ -219,9 +222,9 @@ pub struct SignArgs {
 pub fn run(common: &Common, command: ListCommand) -> anyhow::Result<ExitCode> {
     let at = match &command {
         ListCommand::Get(args) => &args.at,
-        ListCommand::Put(args) | ListCommand::Diff(args) => &args.at,
-        ListCommand::Add(args) => &args.at,
-        ListCommand::Rm(args) => &args.at,
+        ListCommand::Put(args) | ListCommand::Diff(args) => &args.to.at,
+        ListCommand::Add(args) => &args.to.at,
+        ListCommand::Rm(args) => &args.to.at,
         ListCommand::Edit(args) => &args.at,
         ListCommand::History(args) => &args.at,
         ListCommand::Watch(args) => &args.at,
@@ -255,14 +258,14 @@ async fn get(lists: &mut Lists, args: &GetArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn put(lists: &mut Lists, args: &PutArgs) -> anyhow::Result<ExitCode> {
-    let change = Change::new(lists, read_list(&args.file)?).await?.signed(&args.signing)?;
-    change.write(lists, args.json).await
+    let change = Change::new(lists, read_list(&args.file)?).await?;
+    args.to.write(change, lists).await
 }
 
 async fn diff(lists: &mut Lists, args: &PutArgs) -> anyhow::Result<ExitCode> {
     let change = Change::new(lists, read_list(&args.file)?).await?;
     let good = change.check();
-    if args.json {
+    if args.to.json {
         println!("{}", serde_json::to_string_pretty(&change.effects())?);
     } else {
         change.show();
@@ -279,7 +282,7 @@ async fn add(lists: &mut Lists, args: &AddArgs) -> anyhow::Result<ExitCode> {
     let mut all = standing(&old, &origin)?;
     all.items.extend(added.items);
     let new = text_of(all.items.iter()).into_bytes();
-    Change { old, new, origin }.signed(&args.signing)?.write(lists, args.json).await
+    args.to.write(Change { old, new, origin }, lists).await
 }
 
 async fn rm(lists: &mut Lists, args: &RmArgs) -> anyhow::Result<ExitCode> {
@@ -295,7 +298,7 @@ async fn rm(lists: &mut Lists, args: &RmArgs) -> anyhow::Result<ExitCode> {
     };
     all.items.remove(found);
     let new = text_of(all.items.iter()).into_bytes();
-    Change { old, new, origin }.signed(&args.signing)?.write(lists, args.json).await
+    args.to.write(Change { old, new, origin }, lists).await
 }
 
 /// Signs the list in a file for `origin`.
