@@ -184,6 +184,32 @@ pub struct Entry {
     pub pack: Option<u32>,
 }
 
+#[cfg(test)]
+impl Entry {
+    /// For tests: files from their beginning, as they are, and no option.
+    pub(crate) fn plain(name: &str, path: impl AsRef<std::path::Path>, topic: &str) -> Self {
+        Self {
+            name: EntryName(name.into()),
+            path: path.as_ref().display().to_string(),
+            exclude: Vec::new(),
+            topic: Topic::parse(topic).expect("a topic"),
+            filter: None,
+            start_at: StartAt::Beginning,
+            partition: Partition::File,
+            key: RecordKey::None,
+            line_bytes_max: LINE_BYTES_MAX,
+            long_line: LongLine::Split,
+            read_bytes_per_second: None,
+            skip_empty: true,
+            labels: BTreeMap::new(),
+            headers: false,
+            multiline: None,
+            encoding: None,
+            pack: None,
+        }
+    }
+}
+
 /// Which lines are joined to one record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Multiline {

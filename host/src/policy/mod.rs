@@ -318,7 +318,7 @@ fn globs<T: AsRef<str>>(patterns: &[T]) -> Result<GlobSet, globset::Error> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::{EntryName, FilterSpec, LongLine, Partition, RecordKey, StartAt};
+    use crate::model::FilterSpec;
     use std::os::unix::fs::symlink;
     use std::time::Duration;
 
@@ -328,25 +328,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn entry(path: &str, topic: &str) -> Entry {
-        Entry {
-            name: EntryName("app".into()),
-            path: path.into(),
-            exclude: vec![],
-            topic: Topic::parse(topic).unwrap(),
-            filter: None,
-            start_at: StartAt::End,
-            partition: Partition::File,
-            key: RecordKey::None,
-            line_bytes_max: 1024,
-            long_line: LongLine::Split,
-            read_bytes_per_second: None,
-            skip_empty: true,
-            labels: Default::default(),
-            headers: false,
-            multiline: None,
-            encoding: None,
-            pack: None,
-        }
+        Entry::plain("app", path, topic)
     }
 
     fn filter(module: ModuleRef, on_error: OnError) -> Option<FilterSpec> {

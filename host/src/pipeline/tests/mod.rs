@@ -11,7 +11,7 @@ use super::*;
 use crate::budget::{Budget, RECORD_BYTES};
 use crate::filter::tests::guest;
 use crate::filter::{Compiler, Engine, EngineLimits, FilterContext, ModuleCache};
-use crate::model::{EntryName, FilterSpec, LongLine, ModuleRef, Partition, RecordKey, StartAt};
+use crate::model::{FilterSpec, LongLine, ModuleRef};
 use crate::policy::Rules as PolicyRules;
 use crate::quarantine::Replayed;
 use crate::sink::{Failed, Refusal};
@@ -201,26 +201,8 @@ struct Running {
 impl Rig {
     fn new() -> Self {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let topic = Topic::parse("topic").unwrap();
-        let entry = Entry {
-            name: EntryName("entry".into()),
-            path: dir.path().join("a.log").display().to_string(),
-            exclude: Vec::new(),
-            topic,
-            filter: None,
-            start_at: StartAt::Beginning,
-            partition: Partition::File,
-            key: RecordKey::None,
-            line_bytes_max: 10_000,
-            long_line: LongLine::Split,
-            read_bytes_per_second: None,
-            skip_empty: true,
-            labels: Default::default(),
-            headers: false,
-            multiline: None,
-            encoding: None,
-            pack: None,
-        };
+        let entry =
+            Entry { line_bytes_max: 10_000, ..Entry::plain("entry", dir.path().join("a.log"), "topic") };
         let broker = Broker {
             log: Vec::new(),
             rule: Box::new(|_| None),

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
 
 use super::*;
-use crate::model::{RecordKey, Topic};
 use crate::policy::Rules as PolicyRules;
 
 mod copies;
@@ -65,25 +64,8 @@ impl Place {
         name: &str,
         change: impl FnOnce(&mut Entry),
     ) -> Self {
-        let mut entry = Entry {
-            name: EntryName(name.into()),
-            path: dir.path().join(pattern).display().to_string(),
-            exclude: Vec::new(),
-            topic: Topic::parse("topic").unwrap(),
-            filter: None,
-            start_at: StartAt::Beginning,
-            partition: Default::default(),
-            key: RecordKey::None,
-            line_bytes_max: 1000,
-            long_line: LongLine::Split,
-            read_bytes_per_second: None,
-            skip_empty: true,
-            labels: Default::default(),
-            headers: false,
-            multiline: None,
-            encoding: None,
-            pack: None,
-        };
+        let mut entry =
+            Entry { line_bytes_max: 1000, ..Entry::plain(name, dir.path().join(pattern), "topic") };
         change(&mut entry);
         let policy = Arc::new(Policy::unbounded());
         let source = Source::new(&entry, policy.clone(), checkpoints.clone(), LIMITS).unwrap();
