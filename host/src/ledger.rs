@@ -53,6 +53,12 @@ impl Ledger {
         self.committed.offset - before
     }
 
+    /// Nothing lies behind `end` any more: ranges that did end there.
+    pub fn cut(&mut self, end: Mark) {
+        let marks = self.ranges.iter_mut().map(|range| &mut range.end).chain([&mut self.committed]);
+        marks.filter(|mark| mark.offset > end.offset).for_each(|mark| *mark = end);
+    }
+
     /// Finished neighbours become one, so that a stalled head keeps no more than twice as many
     /// ranges as there are chunks under way.
     fn merge(&mut self, mut at: usize) {
@@ -110,6 +116,16 @@ mod tests {
             ledger.finish(id);
         }
         assert_eq!(ledger.ranges.len(), 2);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_committed() {
+        let mut ledger = ledger(&[10, 20, 30]);
+        ledger.finish(0);
+        ledger.cut(mark(15));
+        assert_eq!((ledger.finish(2), ledger.finish(1)), (0, 5));
+        ledger.cut(mark(7));
+        assert_eq!(ledger.committed(), mark(7));
     }
 
     proptest! {

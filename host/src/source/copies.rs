@@ -9,6 +9,7 @@
 //! copy, before the new content.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::identity::{HEAD_BYTES, HEAD_LENGTHS, Head, Stat, Trace, read_at};
+use super::identity::{FileId, HEAD_BYTES, HEAD_LENGTHS, Head, Stat, read_at};
 use super::tail::{Fate, Tail};
-use super::{Source, remove_if};
-use crate::ledger::Mark;
+use super::{Source, remove_if, rotated_from};
 
 /// A file that begins as another one does, and did not grow for so long while that one was not
 /// truncated, is no copy on its way: it is read as any other.
@@ -38,6 +38,27 @@ pub(super) struct Heads {
     longest: ByHead,
     /// The shorter ones, for copies that are shorter than that.
     shorter: ByHead,
+}
+
+/// A file that holds what was read of another one.
+#[derive(Debug)]
+pub struct Copy {
+    /// Its name.
+    pub path: PathBuf,
+    /// Which file, and how long.
+    pub stat: Stat,
+    /// It, open: it may be deleted at any time.
+    pub file: File,
+}
+
+impl Copy {
+    /// This file, if it is a copy of what was read of `tail`.
+    fn of(tail: &Tail, path: &Path, file: File) -> Option<Self> {
+        let stat = Stat::of(&file).ok()?;
+        let is_copy = (stat.size >= tail.read_to() || tail.is_sampled_within(stat.size))
+            && tail.is_copied_in(&file, stat.size).unwrap_or_default();
+        is_copy.then(|| Self { path: path.into(), stat, file })
+    }
 }
 
 /// Files by length and hash of a head.
@@ -101,7 +122,8 @@ impl Source {
     /// copy that is made before a truncation, and waits until that is known.
     pub(super) fn vet(&mut self, key: u64, now: Instant) -> io::Result<bool> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| !tail.vetted) else { return Ok(false) };
-        if tail.read_to() > 0 {
+        // What was read of it before a restart was read of itself.
+        if tail.read_to() > 0 || tail.head().len > 0 {
             tail.vetted = true;
             return Ok(false);
         }
@@ -138,10 +160,11 @@ impl Source {
         let Some(file) = copy.file().filter(|_| !tail.is_packed()) else { return Ok(false) };
         // A file that was renamed is not copied for rotation, unless before that; and a copy is no larger
         // than what it is made of, unless that was truncated already: what is unread may be another content.
-        let is_live = (tail.fate == Fate::Named && tail.path == tail.origin)
-            || (tail.fate != Fate::Over && (tail.is_doubtful() || tail.has_news()));
-        let is_like =
-            stem_of(&tail.origin) == stem_of(&copy.path) && (size <= tail.size() || tail.is_doubtful());
+        let was_live = rotated_from(&tail.origin).is_none();
+        let may_differ = tail.is_doubtful() || (was_live && tail.may_differ());
+        let is_live =
+            (tail.fate == Fate::Named && tail.path == tail.origin) || (tail.fate != Fate::Over && may_differ);
+        let is_like = stem_of(&tail.origin) == stem_of(&copy.path) && (size <= tail.size() || may_differ);
         Ok(is_live && is_like && tail.is_copied_in(file, size)?)
     }
 
@@ -154,10 +177,20 @@ impl Source {
             }
             return;
         }
+        let (quiet, size) = (tail.quiet_for(now), tail.size());
+        if quiet >= TWIN_WAIT {
+            // Where it is closed, nothing else would tell that it was truncated.
+            let is_there = self.tails.get_mut(&of).is_none_or(|of| of.poll(now) || of.fate == Fate::Over);
+            self.enqueue(of);
+            if !is_there {
+                self.scan_due = true;
+                return;
+            }
+        }
         // Where reading was held up, only the next read tells that the other one was truncated.
-        let is_early = tail.quiet_for(now) < TWIN_WAIT
-            || self.tails.get(&of).is_some_and(|of| tail.is_ahead_of(of, TWIN_WAIT));
-        let waits = is_early && self.may_be_copy(of, key, tail.size()).unwrap_or_default();
+        let is_ahead = |of: &Tail| self.tails.get(&key).is_some_and(|tail| tail.is_ahead_of(of, TWIN_WAIT));
+        let is_early = quiet < TWIN_WAIT || self.tails.get(&of).is_some_and(is_ahead);
+        let waits = is_early && self.may_be_copy(of, key, size).unwrap_or_default();
         if waits {
             return;
         }
@@ -168,44 +201,50 @@ impl Source {
     }
 
     /// The copy of what was read of a file before it was truncated, if there is one.
-    pub(super) fn find_copy(&self, key: u64) -> Option<(PathBuf, Stat)> {
-        let tail = self.tails.get(&key).filter(|tail| tail.read_to() > 0 && !tail.is_packed())?;
-        let twins = self.tails.values().filter(|twin| twin.twin == Some(key));
-        let twins = twins.map(|twin| twin.path.clone()).filter_map(with_stat);
+    pub(super) fn find_copy(&self, key: u64) -> Option<Copy> {
+        let tail = self.tails.get(&key).filter(|tail| !tail.is_packed())?;
+        // One that is open was perhaps deleted since.
+        let open = self.untouched(key, tail).filter(|other| !other.is_packed());
+        let open = open.filter_map(|other| Copy::of(tail, &other.path, other.file()?.try_clone().ok()?));
+        let beside = self.beside(tail).filter_map(|path| {
+            let opened = self.policy.open(&path).ok()?;
+            Copy::of(tail, &path, opened.file)
+        });
         // The whole one: a file that is shorter may only begin alike.
-        let like: Vec<_> = twins.chain(self.beside(tail)).collect();
-        let copies = like.into_iter().rev().filter(|(path, stat)| self.is_copy(tail, path, stat));
-        copies.max_by_key(|(_, stat)| stat.size.min(tail.read_to()))
+        let copies: Vec<_> = open.chain(beside).collect();
+        copies.into_iter().rev().max_by_key(|copy| copy.stat.size.min(tail.read_to()))
     }
 
     /// A file that is gone was perhaps copied before it was truncated and deleted. Whether it goes on
     /// in its copy.
     pub(super) fn find_in_copy(&mut self, key: u64, now: Instant) -> bool {
-        let Some(read_to) = self.tails.get(&key).map(Tail::read_to) else { return false };
-        let Some((path, stat)) = self.find_copy(key) else { return false };
-        if stat.size < read_to {
-            self.pass_over_copy(&path, &stat, now);
-            return false;
-        }
-        let was = self.tails.get(&key).map(|tail| (tail.id, tail.path.clone(), tail.next_content()));
-        let lost = self.go_on_in_copy(key, path.clone(), &stat, now);
-        if let Some((id, was, next_content)) = was {
-            remove_if(&mut self.by_id, &id, key);
-            remove_if(&mut self.by_path, &was, key);
-            self.count_lost("deleted", lost + next_content, &path);
-        }
+        let Some(tail) = self.tails.get(&key).filter(|tail| tail.may_be_copied()) else { return false };
+        let (id, path, next_content) = (tail.id, tail.path.clone(), tail.next_content());
+        let Some(copy) = self.find_copy(key) else { return false };
+        let lost = self.go_on_in_copy(key, copy, now);
+        remove_if(&mut self.by_id, &id, key);
+        remove_if(&mut self.by_path, &path, key);
+        self.count_lost("deleted", lost + next_content, &path);
         true
     }
 
-    /// Files in the directory of `tail` that share the beginning of its name, the newest first: those
-    /// of which nothing was read, or that may have been written over since.
-    fn beside(&self, tail: &Tail) -> impl Iterator<Item = (PathBuf, Stat)> {
-        let stem = stem_of(&tail.origin);
+    /// Files that are open and of which nothing was read, with a name to which what `tail` held may be
+    /// copied.
+    pub(super) fn untouched(&self, key: u64, tail: &Tail) -> impl Iterator<Item = &Tail> {
+        let is_name_of_copy = names_of_copies(tail);
+        let is_other = move |other: &&Tail| other.incarnation != key && other.is_untouched();
+        self.tails.values().filter(is_other).filter(move |other| is_name_of_copy(&other.path))
+    }
+
+    /// Files in the directory of `tail` with such a name, the newest first: those of which nothing was read,
+    /// or that may have been written over since.
+    fn beside(&self, tail: &Tail) -> impl Iterator<Item = PathBuf> {
+        let is_name_of_copy = names_of_copies(tail);
         let names = tail.path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
         let likely = names.take(NAMES_MAX).filter_map(Result::ok).filter(|name| {
             name.ino() != tail.id.ino
                 && name.file_type().is_ok_and(|kind| kind.is_file())
-                && stem_of(&name.path()) == stem
+                && is_name_of_copy(&name.path())
         });
         let is_unread = |stat: &Stat| {
             let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key));
@@ -215,48 +254,51 @@ impl Source {
         files.retain(|(_, stat)| is_unread(stat));
         files.sort_by_key(|(_, stat)| std::cmp::Reverse(stat.modified));
         files.truncate(CANDIDATES_MAX);
-        files.into_iter()
-    }
-
-    fn is_copy(&self, tail: &Tail, path: &Path, stat: &Stat) -> bool {
-        let Ok(opened) = self.policy.open(path) else { return false };
-        Stat::of(&opened.file).is_ok_and(|opened| opened.id == stat.id)
-            && (stat.size >= tail.read_to() || tail.is_sampled_within(stat.size))
-            && tail.is_copied_in(&opened.file, stat.size).unwrap_or_default()
+        files.into_iter().map(|(path, _)| path)
     }
 
     /// What was read of file `key` goes on in its copy, as if it had been renamed. Returns how many
     /// bytes were seen that neither were read nor are in the copy.
-    pub(super) fn go_on_in_copy(&mut self, key: u64, path: PathBuf, stat: &Stat, now: Instant) -> u64 {
-        self.replaced_by_copy(stat);
-        let is_wanted = self.pattern.matches(&path);
+    pub(super) fn go_on_in_copy(&mut self, key: u64, copy: Copy, now: Instant) -> u64 {
+        self.replaced_by_copy(&copy.stat, now);
+        let fate = self.fate_at(&copy.path, &copy.stat, now);
         let Some(tail) = self.tails.get_mut(&key) else { return 0 };
-        info!(entry = %self.entry, path = %tail.path.display(), copy = %path.display(),
+        info!(entry = %self.entry, path = %tail.path.display(), copy = %copy.path.display(),
             "a file was copied and truncated; its copy is read to its end first");
-        let lost = tail.move_to(path.clone(), stat, now);
-        if !is_wanted {
-            tail.fate = Fate::Moved { since: now, deleted: false };
-        }
-        self.awake.insert(key);
-        self.by_id.insert(stat.id, key);
-        self.by_path.insert(path, key);
-        self.note(key, 0);
-        self.enqueue(key);
+        let (id, path) = (copy.stat.id, copy.path.clone());
+        self.heads.remove(tail.heads(), key);
+        let lost = tail.move_to(copy, now);
+        self.heads.add(tail.heads(), key);
+        tail.fate = fate.unwrap_or(Fate::Named);
+        self.has_place(key, id, path);
         lost
     }
 
-    /// All of a copy was read before the truncation.
-    pub(super) fn pass_over_copy(&mut self, path: &Path, stat: &Stat, now: Instant) {
-        self.replaced_by_copy(stat);
-        if self.pattern.matches(path) {
-            self.appeared(path, stat, Mark { offset: stat.size, trace: Trace::default() }, now);
+    /// What becomes of a file that goes on in another one: nothing if the pattern covers that.
+    pub(super) fn fate_at(&self, path: &Path, stat: &Stat, now: Instant) -> Option<Fate> {
+        let is_there = Stat::at(path).is_ok_and(|there| there.id == stat.id);
+        let is_wanted = is_there && self.pattern.matches(path);
+        (!is_wanted).then_some(Fate::Moved { since: now, deleted: stat.links == 0 })
+    }
+
+    /// The file with number `key` is this one now.
+    pub(super) fn has_place(&mut self, key: u64, id: FileId, path: PathBuf) {
+        self.awake.insert(key);
+        self.by_id.insert(id, key);
+        if Stat::at(&path).is_ok_and(|there| there.id == id) {
+            self.by_path.insert(path, key);
         }
+        self.note(key, 0);
+        self.enqueue(key);
     }
 
     /// What the file that holds a copy now held before is gone.
-    pub(super) fn replaced_by_copy(&mut self, stat: &Stat) {
+    pub(super) fn replaced_by_copy(&mut self, stat: &Stat, now: Instant) {
         let Some(key) = self.by_id.get(&stat.id).copied() else { return };
         let Some(tail) = self.tails.get_mut(&key) else { return };
+        if tail.is_adopted() {
+            return self.leave_packed(key, now);
+        }
         let unread = if tail.read_to() > 0 { tail.unread() } else { 0 };
         self.give_up(key, "truncated", unread);
     }
@@ -265,6 +307,13 @@ impl Source {
 fn with_stat(path: PathBuf) -> Option<(PathBuf, Stat)> {
     let stat = Stat::at(&path).ok().filter(|stat| stat.regular)?;
     Some((path, stat))
+}
+
+/// Names under which a copy of `tail` may be: they begin as its own does, and none is the one that is
+/// written to.
+fn names_of_copies(tail: &Tail) -> impl Fn(&Path) -> bool + use<> {
+    let (origin, live, stem) = (tail.origin.clone(), rotated_from(&tail.origin), stem_of(&tail.origin));
+    move |path| path != origin && live.as_deref() != Some(path) && stem_of(path) == stem
 }
 
 /// What rotation keeps of a name: `app` of `app.log`, `app.log.1`, `app-20261125.log`.

@@ -57,6 +57,22 @@ pub(super) fn head(file: &File) -> io::Result<Vec<u8>> {
     Ok(unzip.bytes(0, HEAD_BYTES).to_vec())
 }
 
+/// Whether a compressed file holds just what another one does.
+pub(super) fn holds(packed: &File, plain: &File) -> io::Result<bool> {
+    let (mut unzip, mut at) = (Unzip::new(packed)?, 0);
+    loop {
+        while !unzip.fill(at, STEP_BYTES) {}
+        let bytes = unzip.bytes(at, STEP_BYTES);
+        if read_at(plain, at, STEP_BYTES)? != bytes {
+            return Ok(false);
+        }
+        if bytes.is_empty() {
+            return Ok(matches!(unzip.end(), Some(End::Whole)));
+        }
+        at += bytes.len() as u64;
+    }
+}
+
 /// A compressed file that is being read.
 pub(super) struct Unzip {
     decoder: MultiGzDecoder<BufReader<Packed>>,

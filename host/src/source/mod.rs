@@ -895,12 +895,12 @@ impl Source {
             info!(entry = %self.entry, path = %tail.path.display(), held_back,
                 "a file was truncated or rewritten; it is read from its beginning");
         }
-        let (mut anew, read_to) = (tail.begin_anew(incarnation, now), tail.read_to());
+        let mut anew = tail.begin_anew(incarnation, now);
         let path = anew.path.clone();
         self.awake.insert(incarnation);
         let lost = match copy {
-            Some((copy, stat)) if stat.size >= read_to => {
-                let lost = self.go_on_in_copy(key, copy, &stat, now);
+            Some(copy) => {
+                let lost = self.go_on_in_copy(key, copy, now);
                 anew.after = Some(key);
                 self.take_place(key, anew);
                 lost
@@ -912,11 +912,8 @@ impl Source {
                 self.take_place(key, anew);
                 0
             }
-            _ => {
+            None => {
                 self.replace(key, anew);
-                if let Some((copy, stat)) = copy {
-                    self.pass_over_copy(&copy, &stat, now);
-                }
                 lost
             }
         };

@@ -6,13 +6,14 @@
 //! A file that was compressed goes on in the compressed one, as if it had been renamed: what was read of
 //! it is not read again, and what was not is read from there, before the next content.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::copies::stem_of;
+use super::copies::{Copy, stem_of};
 use super::gzip;
 use super::identity::{Head, Stat};
 use super::tail::{Damage, Fate, Tail, WRITTEN_AFTER};
@@ -33,8 +34,7 @@ const LOOKED_THROUGH_MAX: u64 = 64 << 20;
 
 /// A compressed file beside one that is gone.
 struct Candidate {
-    path: PathBuf,
-    stat: Stat,
+    copy: Copy,
     /// Of its content, as it says itself. Bytes.
     length: u64,
 }
@@ -64,7 +64,7 @@ impl Source {
             return Ok(Some(true));
         }
         let (twin, passed_over) = match self.unpacked(key, &head, length, quiet) {
-            Some(of) if self.tails.get(&of).is_some_and(|of| of.size() == length && of.is_finished()) => {
+            Some(of) if self.tails.get(&of).is_some_and(|of| of.size() == length && of.is_delivered()) => {
                 (None, true)
             }
             of => (of, false),
@@ -87,64 +87,87 @@ impl Source {
             tail.filter(|_| *of != key)
         };
         let is_it = |of: &u64| {
-            plain(of).is_some_and(|tail| quiet < WRITTEN_AFTER || tail.size() == length || tail.is_doubtful())
+            let Some(tail) = plain(of) else { return false };
+            if tail.size() == length && tail.is_delivered() {
+                return self.holds_same(tail, key, length).unwrap_or_default();
+            }
+            quiet < WRITTEN_AFTER || tail.size() == length || tail.may_differ()
         };
         let may_be_it = |of: &u64| {
-            plain(of).is_some_and(|tail| {
-                tail.size() == length && tail.has_news() && (tail.is_doubtful() || tail.read_to() == 0)
-            })
+            let may_be_it = |tail: &Tail| tail.size() == length && tail.has_news() && tail.trouble.is_none();
+            plain(of).is_some_and(may_be_it)
         };
         let like = self.heads.like(head).into_iter().find(is_it);
         like.or_else(|| self.awake.iter().copied().find(may_be_it))
     }
 
+    /// Whether the compressed file `key` holds just what `plain` does. A long content is compared at some
+    /// places.
+    fn holds_same(&self, plain: &Tail, key: u64, length: u64) -> io::Result<bool> {
+        let Some(packed) = self.tails.get(&key).and_then(Tail::file) else { return Ok(false) };
+        if length > LOOKED_THROUGH_MAX {
+            return plain.begins_as(packed, length);
+        }
+        match (plain.file(), self.policy.open(&plain.path)) {
+            (Some(file), _) => gzip::holds(packed, file),
+            (None, Ok(opened)) => gzip::holds(packed, &opened.file),
+            (None, Err(_)) => Ok(false),
+        }
+    }
+
     /// A file that is gone, or held open for too long, was perhaps compressed. Whether it goes on there.
     pub(super) fn find_packed(&mut self, key: u64, now: Instant) -> bool {
         let Some(tail) = self.tails.get(&key).filter(|tail| !tail.is_packed()) else { return false };
-        let Some(Candidate { path, stat, length }) = self.packed_of(tail) else { return false };
-        let (is_all_read, is_wanted) = (tail.unread() == 0, self.pattern.matches(&path));
+        let Some(Candidate { copy, length }) = self.packed_of(key, tail) else { return false };
+        let (is_all_read, fate) = (tail.unread() == 0, self.fate_at(&copy.path, &copy.stat, now));
+        let is_wanted = fate.is_none();
+        let there = self.by_id.get(&copy.stat.id).and_then(|there| self.tails.get(there));
+        let is_waiting = there.is_some_and(Tail::is_untouched);
         if length < tail.read_to() && length <= LOOKED_THROUGH_MAX {
             // A copy from before the last that was read of it, or something else.
-            let opened = self.policy.open(&path).ok().filter(|_| is_wanted);
-            if opened.is_some_and(|opened| tail.begins_as(&opened.file, length).unwrap_or_default()) {
-                self.replaced_by_copy(&stat);
-                let copy = self.follow(&path, &path, &stat, Mark::default(), now);
+            if is_wanted && tail.begins_as(&copy.file, length).unwrap_or_default() {
+                self.replaced_by_copy(&copy.stat, now);
+                let copy = self.follow(&copy.path, &copy.path, &copy.stat, Mark::default(), now);
                 self.pass_over_packed(copy, now);
             }
             return false;
         }
         let has_more = length != tail.read_to() && !tail.is_open();
-        if is_all_read && !has_more && !(is_wanted && length == tail.read_to()) {
+        if is_all_read && !has_more && !((is_wanted || is_waiting) && length == tail.read_to()) {
             return false;
         }
-        self.replaced_by_copy(&stat);
+        self.replaced_by_copy(&copy.stat, now);
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         let was = (tail.id, tail.path.clone());
         let next_content = tail.next_content();
-        info!(entry = %self.entry, path = %tail.path.display(), packed = %path.display(),
+        info!(entry = %self.entry, path = %tail.path.display(), packed = %copy.path.display(),
             "a file was compressed; what was not read of it is read from there");
-        tail.go_on_packed(path.clone(), &stat, length, now);
-        tail.fate = if is_wanted { Fate::Named } else { Fate::Moved { since: now, deleted: false } };
-        self.awake.insert(key);
+        let (id, path) = (copy.stat.id, copy.path.clone());
+        tail.go_on_packed(copy, length, now);
+        tail.fate = fate.unwrap_or(Fate::Named);
         remove_if(&mut self.by_id, &was.0, key);
         remove_if(&mut self.by_path, &was.1, key);
-        self.by_id.insert(stat.id, key);
-        self.by_path.insert(path, key);
         self.count_lost("deleted", next_content, &was.1);
         // Its copy, which was compressed.
         let is_copy = |tail: &Tail| {
-            tail.twin == Some(key) && matches!(tail.fate, Fate::Moved { .. }) && tail.size() == length
+            let is_there = Stat::at(&tail.path).is_ok_and(|there| there.id == tail.id);
+            tail.twin == Some(key) && !is_there && tail.size() == length
         };
         for copy in self.keys(|tail| is_copy(tail) && !tail.is_packed()) {
             self.give_up(copy, "truncated", 0);
         }
-        self.note(key, 0);
-        self.enqueue(key);
+        self.has_place(key, id, path);
         true
     }
 
     /// What a file that is gone was compressed to.
-    fn packed_of(&self, tail: &Tail) -> Option<Candidate> {
+    fn packed_of(&self, key: u64, tail: &Tail) -> Option<Candidate> {
+        // One that is open was perhaps deleted since.
+        let open = self.untouched(key, tail).filter(|other| other.is_packed());
+        let mut open = open.filter_map(|other| Some((&other.path, other.file()?.try_clone().ok()?)));
+        if let Some(found) = open.find_map(|(path, file)| self.candidate(tail, path.clone(), file)) {
+            return Some(found);
+        }
         let real = std::fs::canonicalize(&tail.path).ok().filter(|real| *real != tail.path);
         let dirs =
             [Some(tail.path.as_path()), real.as_deref()].into_iter().flatten().filter_map(Path::parent);
@@ -157,31 +180,39 @@ impl Source {
             (*path != name, stem_of(path) != stem, std::cmp::Reverse(stat.modified))
         });
         found.truncate(CANDIDATES_MAX);
-        found.into_iter().find_map(|(path, stat)| self.candidate(tail, path, &stat))
+        found.into_iter().find_map(|(path, _)| {
+            let file = self.policy.open(&path).ok()?.file;
+            self.candidate(tail, path, file)
+        })
     }
 
     /// Whether the content of a compressed file begins as one that is gone did. Where nothing was read of
     /// that, its name tells, or its length and age: a compressed file keeps those.
-    fn candidate(&self, tail: &Tail, path: PathBuf, stat: &Stat) -> Option<Candidate> {
+    fn candidate(&self, tail: &Tail, path: PathBuf, file: File) -> Option<Candidate> {
+        let stat = Stat::of(&file).ok().filter(|opened| opened.regular)?;
         let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key));
         if tail.has_left(stat.id) || known.is_some_and(|known| known.read_to() > 0) {
             return None;
         }
-        let file = self.policy.open(&path).ok()?.file;
-        let stat = Stat::of(&file).ok().filter(|opened| opened.id == stat.id && opened.regular)?;
         if gzip::is_packed(&file).ok()? != Some(true) {
             return None;
         }
         let length = gzip::length(&file, &stat).ok()?;
-        let head = tail.head();
-        let is_it = if head.len > 0 {
+        let is_it = if tail.head().len > 0 {
             let bytes = gzip::head(&file).ok()?;
-            bytes.get(..head.len.into()).is_some_and(|bytes| Head::of_bytes(bytes) == head)
+            let known = tail.head();
+            match bytes.get(..known.len.into()) {
+                Some(bytes) => Head::of_bytes(bytes) == known,
+                None => tail.begins_as(&file, length).ok()?,
+            }
         } else {
-            let is_named = path == gzip::name_of(&tail.path) && stat.modified >= tail.modified();
+            // One that had another name before was made of another file.
+            let is_named = path == gzip::name_of(&tail.path)
+                && stat.modified >= tail.modified()
+                && known.is_none_or(|known| known.origin == path);
             is_named || (length, stat.modified) == (tail.size(), tail.modified())
         };
-        is_it.then_some(Candidate { path, stat, length })
+        is_it.then(|| Candidate { copy: Copy { path, stat, file }, length })
     }
 
     /// The compressed file that a file went on in holds something else.

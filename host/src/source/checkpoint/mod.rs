@@ -56,6 +56,9 @@ pub struct Record {
     pub trace: Trace,
     /// What the file begins with.
     pub head: Head,
+    /// The same, shorter, by which a copy is known that ends sooner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shorter: Option<Head>,
     /// Its size when last seen: what is missing of it when it is gone.
     #[serde(default)]
     pub size: u64,
@@ -427,6 +430,7 @@ pub(super) mod tests {
             size: committed,
             modified: 7,
             packed: None,
+            shorter: None,
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use self::packed::Packed;
 use super::checkpoint::Record;
+use super::copies::Copy;
 use super::identity::{FileId, HEAD_BYTES, HEAD_LENGTHS, Head, Stat, TAIL_BYTES, Trace, read_at};
 use crate::ledger::{Ledger, Mark};
 use crate::model::Problem;
@@ -90,6 +91,8 @@ pub struct Tail {
     /// It was written to and did not grow: perhaps it was rewritten.
     suspect: bool,
     read_to: u64,
+    /// Where it was read to before it went on in a copy that is shorter.
+    beyond: u64,
     /// Bytes just before `read_to`; what stands there is compared at each read.
     before: Vec<u8>,
     /// The size at which only an unfinished line was left.
@@ -165,17 +168,18 @@ impl Tail {
         let mark = Mark { offset: record.committed, trace: record.trace };
         let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
         tail.head = record.head;
-        tail.heads.extend((record.head.len >= HEAD_LENGTHS[0]).then_some(record.head));
+        let heads = record.shorter.into_iter().chain([record.head]);
+        tail.heads.extend(heads.filter(|head| head.len >= HEAD_LENGTHS[0]));
         (tail.size, tail.seen) = (record.size, record.size);
         if let Some(size) = record.packed {
             tail.packed = Some(Packed::resume(size));
-            (tail.seen, tail.vetted) = (record.committed, true);
+            (tail.seen, tail.vetted) = (record.committed, record.committed > 0);
             tail.sighted(stat, now);
             return tail;
         }
         tail.sighted(stat, now);
         let as_left = (stat.size, stat.modified) == (record.size, record.modified);
-        tail.suspect = tail.read_to > 0 && !as_left;
+        tail.suspect = (tail.read_to > 0 || tail.head.len > 0) && !as_left;
         tail
     }
 
@@ -208,6 +212,7 @@ impl Tail {
             modified: 0,
             suspect: false,
             read_to: mark.offset,
+            beyond: 0,
             before: Vec::new(),
             partial_at: 0,
             grew: now,
@@ -220,6 +225,8 @@ impl Tail {
     /// What a restart needs to go on from here.
     pub fn record(&self) -> Record {
         let mark = self.ledger.committed();
+        // What is under way and not in the copy is lost in a crash.
+        let beyond = if self.ledger.is_empty() { 0 } else { self.beyond };
         Record {
             incarnation: self.incarnation,
             path: self.path.clone(),
@@ -228,7 +235,8 @@ impl Tail {
             committed: mark.offset,
             trace: mark.trace,
             head: self.head,
-            size: self.size,
+            shorter: self.heads.iter().rev().find(|head| head.len < self.head.len).copied(),
+            size: self.size.max(beyond),
             modified: self.modified,
             packed: self.packed.as_ref().map(Packed::size),
         }
@@ -261,7 +269,7 @@ impl Tail {
     /// It is shorter than it was: what was seen of its content is gone. What is unread of the one that was
     /// read from may be in a copy, so that is for the next read to say.
     fn shrank(&mut self) {
-        if self.read_to == 0 {
+        if self.read_to == 0 && self.head.len == 0 {
             self.vanished += std::mem::take(&mut self.seen);
         } else if std::mem::replace(&mut self.shrunk, true) {
             self.vanished += self.size;
@@ -303,6 +311,22 @@ impl Tail {
         self.suspect || self.size < self.read_to
     }
 
+    /// Whether it is open and nothing was read of it: perhaps it holds what another file held.
+    pub fn is_untouched(&self) -> bool {
+        self.read_to == 0 && self.head.len == 0 && self.file.is_some()
+    }
+
+    /// Whether it may hold another content than the one that was read from: the next read tells.
+    pub fn may_differ(&self) -> bool {
+        self.is_doubtful() || (self.has_news() && self.trouble.is_none())
+    }
+
+    /// Whether it is one of those that are copied for rotation, as far as is known: none that was renamed,
+    /// unless after that.
+    pub fn may_be_copied(&self) -> bool {
+        self.path == self.origin || self.is_doubtful() || self.shrunk
+    }
+
     /// Whether it was written to since it was last looked at.
     pub fn differs(&self, stat: &Stat) -> bool {
         (stat.size, stat.modified) != (self.disk_bytes(), self.modified)
@@ -330,11 +354,23 @@ impl Tail {
         Ok(true)
     }
 
-    /// What was read of it goes on in a copy of it. Returns how many bytes were seen that neither
-    /// were read nor are in the copy.
-    pub fn move_to(&mut self, path: PathBuf, stat: &Stat, now: Instant) -> u64 {
+    /// What was read of it goes on in a copy of it, which may end before what was read. Returns how many
+    /// bytes were seen that neither were read nor are in the copy.
+    pub fn move_to(&mut self, copy: Copy, now: Instant) -> u64 {
+        let Copy { path, stat, file } = copy;
         let lost = self.seen.saturating_sub(self.read_to.max(stat.size));
-        (self.path, self.id, self.file, self.verified) = (path, stat.id, None, false);
+        if stat.size < self.read_to {
+            self.beyond = self.read_to;
+            self.read_to = stat.size;
+            self.before.clear();
+            self.samples.retain(|sample| sample.offset <= stat.size);
+            self.ledger.cut(Mark { offset: stat.size, trace: Trace::default() });
+        }
+        if stat.size < u64::from(self.head.len) {
+            self.heads.retain(|head| u64::from(head.len) <= stat.size);
+            self.head = self.heads.last().copied().unwrap_or_default();
+        }
+        (self.path, self.id, self.file, self.verified) = (path, stat.id, Some(file), false);
         (self.size, self.seen, self.modified, self.shrunk) = (stat.size, stat.size, stat.modified, false);
         (self.suspect, self.partial_at, self.grew, self.not_before) = (false, 0, now, now);
         lost
@@ -375,6 +411,11 @@ impl Tail {
     /// Whether all of it is read and finished.
     pub fn is_finished(&self) -> bool {
         !self.has_news() && !self.holds_partial() && self.ledger.is_empty()
+    }
+
+    /// Whether all that can be read of it is finished, an unfinished last line aside.
+    pub fn is_delivered(&self) -> bool {
+        !self.has_news() && self.ledger.is_empty()
     }
 
     /// Whether its name is gone and its writer had the time to open another file.

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::super::copies::Copy;
 use super::super::gzip::{End, Unzip};
 use super::super::identity::{FileId, Stat, Trace};
 use super::{Fill, Tail};
@@ -67,19 +67,24 @@ impl Tail {
     /// It turned out to be compressed, before anything was read of it. Its content has perhaps `length`
     /// bytes.
     pub fn set_packed(&mut self, stat: &Stat, length: u64, now: Instant) {
-        let packed = self.packed.get_or_insert(Packed { unzip: None, size: stat.size, adopted: false });
+        let packed = self.packed.get_or_insert_with(|| {
+            // What was seen of it so far was its size on the disk.
+            self.seen = 0;
+            Packed { unzip: None, size: stat.size, adopted: false }
+        });
         packed.size = stat.size;
         (self.size, self.suspect, self.partial_at) = (length.max(1), false, 0);
         self.sightings = [(now, self.size)].into();
     }
 
     /// What was read of it goes on in a file that it was compressed to.
-    pub fn go_on_packed(&mut self, path: PathBuf, stat: &Stat, length: u64, now: Instant) {
+    pub fn go_on_packed(&mut self, copy: Copy, length: u64, now: Instant) {
+        let Copy { path, stat, file } = copy;
         if !self.shrunk {
             self.seen = self.seen.max(self.size);
         }
         self.close();
-        (self.path, self.id, self.modified) = (path, stat.id, stat.modified);
+        (self.path, self.id, self.file, self.modified) = (path, stat.id, Some(file), stat.modified);
         self.packed = Some(Packed { unzip: None, size: stat.size, adopted: true });
         let is_done = length == self.read_to && self.seen <= length;
         self.size = if is_done { length } else { length.max(self.read_to + 1) };
@@ -87,6 +92,11 @@ impl Tail {
         // One that nothing was read of may itself be a copy.
         (self.grew, self.not_before, self.vetted) = (now, now, self.read_to > 0);
         self.sightings = [(now, self.size)].into();
+    }
+
+    /// Whether it was taken to go on in a compressed file of which nothing was read.
+    pub fn is_adopted(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.adopted) && self.read_to == 0
     }
 
     /// What it went on in is another file's content. It is as gone as before.

@@ -120,6 +120,54 @@ fn a_copy_of_less_than_was_read_is_passed_over() {
 }
 
 #[test]
+fn what_is_under_way_is_read_from_a_copy_of_less_than_was_read_after_a_crash() {
+    for pattern in PATTERNS {
+        let mut place = Place::new(pattern);
+        place.append("a.log", text(&numbered(0, 10)));
+        assert_eq!(place.lines(), numbered(0, 10));
+        place.append("a.log", text(&numbered(10, 20)));
+        assert_eq!(place.unfinished_lines(), numbered(10, 20));
+        copy(&place);
+        place.append("a.log", text(&numbered(20, 30)));
+        assert_eq!(place.unfinished_lines(), numbered(20, 30));
+        truncate(&place);
+        place.append("a.log", text(&numbered(30, 40)));
+        assert_eq!(place.unfinished_lines(), numbered(30, 40));
+        place.restart();
+        let lines = [numbered(10, 20), numbered(30, 40)].concat();
+        assert_eq!(place.lines_within(seconds(10)), lines, "{pattern}");
+        assert_eq!(place.lost(), [("truncated", text(&numbered(20, 30)).len() as u64)]);
+    }
+}
+
+#[test]
+fn a_copy_that_is_deleted_before_the_truncation_is_noticed_is_still_a_copy() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    copy(&place);
+    assert_eq!(place.lines(), [""; 0]);
+    truncate(&place);
+    fs::remove_file(place.path("a.log.1")).unwrap();
+    place.append("a.log", text(&numbered(10, 20)));
+    assert_eq!(place.lines_within(seconds(10)), numbered(10, 20));
+}
+
+#[test]
+fn a_copy_waits_for_an_original_that_is_closed() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    place.wait(seconds(100));
+    assert_eq!(place.open_files(), 0);
+    copy(&place);
+    assert_eq!(place.lines(), [""; 0]);
+    truncate(&place);
+    place.rename("a.log", "a.log.2");
+    assert_eq!(place.lines_within(seconds(10)), [""; 0]);
+}
+
+#[test]
 fn a_copy_that_overwrites_the_last_one_is_a_copy() {
     for pattern in PATTERNS {
         let mut place = Place::new(pattern);

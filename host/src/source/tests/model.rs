@@ -117,6 +117,8 @@ struct Content {
     part: String,
     /// Beginnings of lines that a hole ended.
     torn: HashSet<String>,
+    /// Runs of NUL are in it.
+    holes: bool,
     /// It is in a copy.
     copied: bool,
     bytes: u64,
@@ -241,6 +243,7 @@ impl Model {
                 let live = self.live();
                 let part = std::mem::take(&mut self.contents[live].part);
                 self.contents[live].torn.insert(part);
+                self.contents[live].holes = true;
                 self.append(&"\0".repeat(*count));
             }
             Op::Rotate => self.rotate(),
@@ -282,7 +285,10 @@ impl Model {
     fn write_line(&mut self, length: usize) {
         let live = self.live();
         let content = &mut self.contents[live];
-        let text = format!("{}:{live}:{}:{}\n", content.part, content.lines.len(), "x".repeat(length + 12));
+        // As a time stamp does, all of a line tells contents apart: 64 bytes of it are compared.
+        let letter = char::from(b'a' + (live % 26) as u8).to_string();
+        let text =
+            format!("{}:{live}:{}:{}\n", content.part, content.lines.len(), letter.repeat(length + 12));
         // What was begun is part of this line now.
         let rest = text[content.part.len()..].to_string();
         content.part.clear();
@@ -525,9 +531,10 @@ impl Model {
     fn looked(&mut self) {
         self.take_lost();
         let Some(live) = self.live_content() else { return };
-        let id = Stat::at(&self.place.path(LIVE)).unwrap().id;
-        if self.place.source.by_id.contains_key(&id) {
-            self.contents[live].seen = true;
+        let stat = Stat::at(&self.place.path(LIVE)).unwrap();
+        let Some(size) = self.tail(stat.id).map(Tail::size) else { return };
+        self.contents[live].seen = true;
+        if size == stat.size {
             self.contents[live].lines.iter_mut().for_each(|line| line.sighted = true);
         }
     }
@@ -603,7 +610,7 @@ impl Model {
             let mut whole = true;
             let stored = saved.iter().find(|record| Some(record.incarnation) == content.incarnation);
             // Nobody keeps count of their chunks.
-            let has_torn = content.torn.iter().any(|torn| !torn.is_empty());
+            let has_torn = content.holes || content.torn.iter().any(|torn| !torn.is_empty());
             for line in &mut content.lines {
                 whole &= line.finished;
                 line.again = line.read && (has_torn || !whole);
@@ -672,7 +679,7 @@ impl Model {
 
 /// Whether what is seen of a file is known not to be the content of which something was read.
 fn is_told_apart(tail: &Tail) -> bool {
-    tail.read_to() == 0 || tail.next_content() > 0
+    (tail.read_to() == 0 && tail.head().len == 0) || tail.next_content() > 0
 }
 
 /// What came of a case.

@@ -4,6 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
+use crate::source::identity::HEAD_BYTES;
 
 /// Compresses a file as gzip does: the new one has its times, then the old one is deleted.
 pub(super) fn gzip(place: &Place, name: &str) {
@@ -246,4 +247,20 @@ fn the_end_of_compressed_files_is_an_end_with_once() {
     place.source.end();
     assert_eq!(wait_and_read(&mut place), ["one", "two"]);
     assert!(place.source.is_drained());
+}
+
+#[test]
+fn a_compressed_file_that_only_begins_as_one_of_the_same_length_is_read() {
+    let mut place = Place::new("a.log*");
+    let header = "# the same header \n".repeat(HEAD_BYTES / 10);
+    place.append("a.log", format!("{header}one\n"));
+    assert_eq!(place.lines_within(seconds(1)).last().unwrap(), "one");
+    place.append("b.log", format!("{header}two\n"));
+    place.rename("b.log", "a.log.1");
+    gzip(&place, "a.log.1");
+    assert_eq!(wait_and_read(&mut place).last().unwrap(), "two");
+    // And one that holds just the same is not.
+    place.append("a.log.2", format!("{header}one\n"));
+    gzip(&place, "a.log.2");
+    assert_eq!(wait_and_read(&mut place), [""; 0]);
 }
