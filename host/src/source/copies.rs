@@ -218,7 +218,10 @@ impl Source {
     /// A file that is gone was perhaps copied before it was truncated and deleted. Whether it goes on
     /// in its copy.
     pub(super) fn find_in_copy(&mut self, key: u64, now: Instant) -> bool {
-        let Some(tail) = self.tails.get(&key).filter(|tail| tail.may_be_copied()) else { return false };
+        // None that had another name before, unless it was copied before that.
+        let is_live = |tail: &Tail| tail.path == tail.origin && rotated_from(&tail.origin).is_none();
+        let is_likely = |tail: &&Tail| is_live(tail) || tail.is_doubtful() || tail.next_content() > 0;
+        let Some(tail) = self.tails.get(&key).filter(is_likely) else { return false };
         let (id, path, next_content) = (tail.id, tail.path.clone(), tail.next_content());
         let Some(copy) = self.find_copy(key) else { return false };
         let lost = self.go_on_in_copy(key, copy, now);

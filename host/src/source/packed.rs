@@ -119,7 +119,9 @@ impl Source {
     pub(super) fn find_packed(&mut self, key: u64, now: Instant) -> bool {
         let Some(tail) = self.tails.get(&key).filter(|tail| !tail.is_packed()) else { return false };
         let Some(Candidate { copy, length }) = self.packed_of(key, tail) else { return false };
-        let (is_all_read, fate) = (tail.unread() == 0, self.fate_at(&copy.path, &copy.stat, now));
+        // What is under way is read again from there after a crash.
+        let is_over = tail.unread() == 0 && tail.ledger.is_empty();
+        let fate = self.fate_at(&copy.path, &copy.stat, now);
         let is_wanted = fate.is_none();
         let there = self.by_id.get(&copy.stat.id).and_then(|there| self.tails.get(there));
         let is_waiting = there.is_some_and(Tail::is_untouched);
@@ -133,7 +135,7 @@ impl Source {
             return false;
         }
         let has_more = length != tail.read_to() && !tail.is_open();
-        if is_all_read && !has_more && !((is_wanted || is_waiting) && length == tail.read_to()) {
+        if is_over && !has_more && !((is_wanted || is_waiting) && length == tail.read_to()) {
             return false;
         }
         self.replaced_by_copy(&copy.stat, now);
@@ -202,7 +204,9 @@ impl Source {
             let bytes = gzip::head(&file).ok()?;
             let known = tail.head();
             match bytes.get(..known.len.into()) {
-                Some(bytes) => Head::of_bytes(bytes) == known,
+                Some(begin) => {
+                    Head::of_bytes(begin) == known && !self.is_more_like_another(tail, &bytes, length)
+                }
                 None => tail.begins_as(&file, length).ok()?,
             }
         } else {
@@ -213,6 +217,18 @@ impl Source {
             is_named || (length, stat.modified) == (tail.size(), tail.modified())
         };
         is_it.then(|| Candidate { copy: Copy { path, stat, file }, length })
+    }
+
+    /// Whether a content that begins with `bytes` is rather that of another file than of `tail`: of one of
+    /// which more is known.
+    fn is_more_like_another(&self, tail: &Tail, bytes: &[u8], length: u64) -> bool {
+        let others = self.heads.like(bytes).into_iter().filter(|other| *other != tail.incarnation);
+        let mut others = others.filter_map(|other| self.tails.get(&other));
+        others.any(|other| {
+            let (head, is_it) = (other.head(), other.fate != Fate::Over && other.size() == length);
+            let begin = bytes.get(..head.len.into()).filter(|_| is_it && head.len > tail.head().len);
+            begin.is_some_and(|begin| Head::of_bytes(begin) == head)
+        })
     }
 
     /// The compressed file that a file went on in holds something else.

@@ -321,12 +321,6 @@ impl Tail {
         self.is_doubtful() || (self.has_news() && self.trouble.is_none())
     }
 
-    /// Whether it is one of those that are copied for rotation, as far as is known: none that was renamed,
-    /// unless after that.
-    pub fn may_be_copied(&self) -> bool {
-        self.path == self.origin || self.is_doubtful() || self.shrunk
-    }
-
     /// Whether it was written to since it was last looked at.
     pub fn differs(&self, stat: &Stat) -> bool {
         (stat.size, stat.modified) != (self.disk_bytes(), self.modified)

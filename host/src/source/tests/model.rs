@@ -21,7 +21,8 @@ use super::*;
 const LIVE: &str = "app.log";
 /// Rotated files that are kept.
 const KEPT: usize = 3;
-/// Each content begins so: what tells them apart comes later.
+/// Each content begins so, and goes on with a letter of its own: what has nothing of its own in what was
+/// read of it cannot be told apart.
 const HEADER: &str = "# the same header in each file";
 
 /// Cases in `make test`, and their seed: the same ones each time.
@@ -214,9 +215,10 @@ impl Model {
             return content;
         }
         let content = self.contents.len();
-        self.contents.push(Content { part: HEADER.into(), ..Content::default() });
+        let begin = format!("{HEADER}{}", letter(content));
+        self.contents.push(Content { part: begin.clone(), ..Content::default() });
         self.files[0].as_mut().unwrap().content = Some(content);
-        self.append(HEADER);
+        self.append(&begin);
         self.appeared(LIVE);
         content
     }
@@ -286,9 +288,8 @@ impl Model {
         let live = self.live();
         let content = &mut self.contents[live];
         // As a time stamp does, all of a line tells contents apart: 64 bytes of it are compared.
-        let letter = char::from(b'a' + (live % 26) as u8).to_string();
-        let text =
-            format!("{}:{live}:{}:{}\n", content.part, content.lines.len(), letter.repeat(length + 12));
+        let filling = letter(live).repeat(length + 12);
+        let text = format!("{}:{live}:{}:{filling}\n", content.part, content.lines.len());
         // What was begun is part of this line now.
         let rest = text[content.part.len()..].to_string();
         content.part.clear();
@@ -675,6 +676,10 @@ impl Model {
             ..ended
         })
     }
+}
+
+fn letter(content: usize) -> String {
+    char::from(b'a' + (content % 26) as u8).to_string()
 }
 
 /// Whether what is seen of a file is known not to be the content of which something was read.
