@@ -237,7 +237,8 @@ impl Tail {
             head: self.head,
             shorter: self.heads.iter().rev().find(|head| head.len < self.head.len).copied(),
             size: self.size.max(beyond),
-            modified: self.modified,
+            // A write that was not looked into yet is one after a restart, too.
+            modified: if self.suspect { 0 } else { self.modified },
             packed: self.packed.as_ref().map(Packed::size),
         }
     }

@@ -448,6 +448,20 @@ fn a_file_rewritten_with_as_many_bytes_begins_again() {
 }
 
 #[test]
+fn a_rewrite_that_was_seen_and_not_looked_into_is_one_after_a_crash() {
+    let mut place = Place::new("a.log");
+    let file = place.append("a.log", "one\n");
+    assert_eq!(place.unfinished_lines(), ["one"]);
+    file.set_len(0).unwrap();
+    place.append("a.log", "two\n");
+    file.set_modified(SystemTime::now() + seconds(1)).unwrap();
+    place.wait(seconds(1));
+    place.finish_all();
+    place.restart();
+    assert_eq!(place.lines(), ["two"]);
+}
+
+#[test]
 fn a_truncated_content_still_under_way_does_not_touch_the_new_one() {
     let mut place = Place::new("a.log");
     let file = place.append("a.log", "one\ntwo\n");
