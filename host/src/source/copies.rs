@@ -91,9 +91,9 @@ impl Heads {
                 .copied()
                 .collect::<Vec<_>>()
         };
-        let half = HEAD_LENGTHS.into_iter().rev().find(|len| usize::from(*len) <= bytes.len());
-        let shorter =
-            half.filter(|_| bytes.len() < HEAD_BYTES).into_iter().flat_map(|len| same(&self.shorter, len));
+        // After a restart only one of them is known of a file.
+        let half = HEAD_LENGTHS.into_iter().rev().filter(|len| usize::from(*len) <= bytes.len());
+        let shorter = half.filter(|_| bytes.len() < HEAD_BYTES).flat_map(|len| same(&self.shorter, len));
         let whole =
             self.longest.range(..=bytes.len() as u16).rev().flat_map(|(len, _)| same(&self.longest, *len));
         shorter.chain(whole).collect()

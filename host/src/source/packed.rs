@@ -87,7 +87,7 @@ impl Source {
             tail.filter(|_| *of != key)
         };
         let is_it = |of: &u64| {
-            let Some(tail) = plain(of) else { return false };
+            let Some(tail) = plain(of).filter(|tail| tail.may_begin_with(head)) else { return false };
             if tail.size() == length && tail.is_delivered() {
                 return self.holds_same(tail, key, length).unwrap_or_default();
             }
@@ -125,17 +125,15 @@ impl Source {
         let is_wanted = fate.is_none();
         let there = self.by_id.get(&copy.stat.id).and_then(|there| self.tails.get(there));
         let is_waiting = there.is_some_and(Tail::is_untouched);
-        if length < tail.read_to() && length <= LOOKED_THROUGH_MAX {
-            // A copy from before the last that was read of it, or something else.
-            if is_wanted && tail.begins_as(&copy.file, length).unwrap_or_default() {
-                self.replaced_by_copy(&copy.stat, now);
-                let copy = self.follow(&copy.path, &copy.path, &copy.stat, Mark::default(), now);
-                self.pass_over_packed(copy, now);
-            }
+        // A copy from before the last that was read of it, or something else.
+        let is_short = length < tail.read_to();
+        let is_begin =
+            || length <= LOOKED_THROUGH_MAX && tail.begins_as(&copy.file, length).unwrap_or_default();
+        if is_short && !is_begin() {
             return false;
         }
         let has_more = length != tail.read_to() && !tail.is_open();
-        if is_over && !has_more && !((is_wanted || is_waiting) && length == tail.read_to()) {
+        if is_over && !has_more && !((is_wanted || is_waiting) && length <= tail.read_to()) {
             return false;
         }
         self.replaced_by_copy(&copy.stat, now);
@@ -145,7 +143,9 @@ impl Source {
         info!(entry = %self.entry, path = %tail.path.display(), packed = %copy.path.display(),
             "a file was compressed; what was not read of it is read from there");
         let (id, path) = (copy.stat.id, copy.path.clone());
+        self.heads.remove(tail.heads(), key);
         tail.go_on_packed(copy, length, now);
+        self.heads.add(tail.heads(), key);
         tail.fate = fate.unwrap_or(Fate::Named);
         remove_if(&mut self.by_id, &was.0, key);
         remove_if(&mut self.by_path, &was.1, key);
@@ -153,9 +153,10 @@ impl Source {
         // Its copy, which was compressed.
         let is_copy = |tail: &Tail| {
             let is_there = Stat::at(&tail.path).is_ok_and(|there| there.id == tail.id);
-            tail.twin == Some(key) && !is_there && tail.size() == length
+            let is_named = tail.read_to() == 0 && tail.head().len == 0 && gzip::name_of(&tail.path) == path;
+            (tail.twin == Some(key) || is_named) && !is_there && tail.size() == length
         };
-        for copy in self.keys(|tail| is_copy(tail) && !tail.is_packed()) {
+        for copy in self.keys(|tail| tail.incarnation != key && !tail.is_packed() && is_copy(tail)) {
             self.give_up(copy, "truncated", 0);
         }
         self.has_place(key, id, path);
@@ -211,9 +212,9 @@ impl Source {
             }
         } else {
             // One that had another name before was made of another file.
-            let is_named = path == gzip::name_of(&tail.path)
-                && stat.modified >= tail.modified()
-                && known.is_none_or(|known| known.origin == path);
+            let is_named =
+                path == gzip::name_of(&tail.path) && known.is_none_or(|known| known.origin == path);
+            let is_named = is_named && may_have_been(tail, &stat, length);
             is_named || (length, stat.modified) == (tail.size(), tail.modified())
         };
         is_it.then(|| Candidate { copy: Copy { path, stat, file }, length })
@@ -272,6 +273,18 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether a file of which nothing was read may be what a compressed one was made of, by length and age. It
+/// may have grown since it was seen, which makes it younger and longer, and not one without the other; if
+/// not, the compressed one has its time, where it was given one at all.
+fn may_have_been(tail: &Tail, packed: &Stat, length: u64) -> bool {
+    let birth =
+        packed.id.birth.map_or(0, |(s, ns)| s.saturating_mul(1_000_000_000).saturating_add(ns.into()));
+    let has_own_time = packed.modified >= birth;
+    let is_long = tail.size() > u32::MAX.into();
+    packed.modified >= tail.modified()
+        && (is_long || length > tail.size() || (length == tail.size() && has_own_time))
 }
 
 /// How long ago it was written to, by its own time.

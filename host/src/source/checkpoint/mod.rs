@@ -59,6 +59,9 @@ pub struct Record {
     /// The same, shorter, by which a copy is known that ends sooner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shorter: Option<Head>,
+    /// A place before `committed`, and what stands there, for the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<(u64, Trace)>,
     /// Its size when last seen: what is missing of it when it is gone.
     #[serde(default)]
     pub size: u64,
@@ -431,6 +434,7 @@ pub(super) mod tests {
             modified: 7,
             packed: None,
             shorter: None,
+            earlier: None,
         }
     }
 

@@ -41,6 +41,9 @@ const SAMPLES_MAX: usize = 16;
 /// Sightings kept to tell how old unread bytes are.
 const SIGHTINGS_MAX: usize = 64;
 
+/// In place of the time of a write that was not looked into.
+const UNKNOWN: i64 = 0;
+
 /// A followed file.
 #[derive(Debug)]
 pub struct Tail {
@@ -168,6 +171,8 @@ impl Tail {
         let mark = Mark { offset: record.committed, trace: record.trace };
         let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
         tail.head = record.head;
+        let earlier = record.earlier.map(|(offset, trace)| Mark { offset, trace });
+        tail.samples.splice(0..0, earlier);
         let heads = record.shorter.into_iter().chain([record.head]);
         tail.heads.extend(heads.filter(|head| head.len >= HEAD_LENGTHS[0]));
         (tail.size, tail.seen) = (record.size, record.size);
@@ -178,7 +183,9 @@ impl Tail {
             return tail;
         }
         tail.sighted(stat, now);
-        let as_left = (stat.size, stat.modified) == (record.size, record.modified);
+        // What became of one that is gone nobody knows.
+        let is_known = stat.links > 0 && record.modified != UNKNOWN;
+        let as_left = is_known && (stat.size, stat.modified) == (record.size, record.modified);
         tail.suspect = (tail.read_to > 0 || tail.head.len > 0) && !as_left;
         tail
     }
@@ -235,10 +242,11 @@ impl Tail {
             committed: mark.offset,
             trace: mark.trace,
             head: self.head,
-            shorter: self.heads.iter().rev().find(|head| head.len < self.head.len).copied(),
+            shorter: self.heads.iter().rev().find(|head| head.len <= self.head.len / 2).copied(),
+            earlier: self.sample_before(mark.offset).map(|sample| (sample.offset, sample.trace)),
             size: self.size.max(beyond),
             // A write that was not looked into yet is one after a restart, too.
-            modified: if self.suspect { 0 } else { self.modified },
+            modified: if self.suspect { UNKNOWN } else { self.modified },
             packed: self.packed.as_ref().map(Packed::size),
         }
     }
@@ -302,6 +310,12 @@ impl Tail {
         &self.heads
     }
 
+    /// Whether it may begin with these bytes, as far as is known.
+    pub fn may_begin_with(&self, bytes: &[u8]) -> bool {
+        let known = self.heads.iter().rev().find(|head| usize::from(head.len) <= bytes.len());
+        known.is_none_or(|head| Head::of_bytes(&bytes[..head.len.into()]) == *head)
+    }
+
     /// Its descriptor, where it is open.
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()
@@ -354,21 +368,26 @@ impl Tail {
     pub fn move_to(&mut self, copy: Copy, now: Instant) -> u64 {
         let Copy { path, stat, file } = copy;
         let lost = self.seen.saturating_sub(self.read_to.max(stat.size));
-        if stat.size < self.read_to {
-            self.beyond = self.read_to;
-            self.read_to = stat.size;
-            self.before.clear();
-            self.samples.retain(|sample| sample.offset <= stat.size);
-            self.ledger.cut(Mark { offset: stat.size, trace: Trace::default() });
-        }
-        if stat.size < u64::from(self.head.len) {
-            self.heads.retain(|head| u64::from(head.len) <= stat.size);
-            self.head = self.heads.last().copied().unwrap_or_default();
-        }
+        self.cut(stat.size);
         (self.path, self.id, self.file, self.verified) = (path, stat.id, Some(file), false);
         (self.size, self.seen, self.modified, self.shrunk) = (stat.size, stat.size, stat.modified, false);
         (self.suspect, self.partial_at, self.grew, self.not_before) = (false, 0, now, now);
         lost
+    }
+
+    /// It goes on in a copy of `size` bytes, which may be fewer than were read.
+    fn cut(&mut self, size: u64) {
+        if size < self.read_to {
+            self.beyond = self.read_to;
+            self.read_to = size;
+            self.before.clear();
+            self.samples.retain(|sample| sample.offset <= size);
+            self.ledger.cut(Mark { offset: size, trace: Trace::default() });
+        }
+        if size < u64::from(self.head.len) {
+            self.heads.retain(|head| u64::from(head.len) <= size);
+            self.head = self.heads.last().copied().unwrap_or_default();
+        }
     }
 
     /// Looks at the file. False when its name leads nowhere, or to another file.
@@ -642,6 +661,11 @@ impl Tail {
         if let Some(bytes) = file.and_then(|file| read_at(file, 0, len).ok()) {
             self.know_head(&bytes);
         }
+    }
+
+    /// A place before `offset`, and far enough for a copy to hold it that was made a while ago.
+    fn sample_before(&self, offset: u64) -> Option<&Mark> {
+        self.samples.iter().find(|sample| (offset.div_ceil(2)..offset).contains(&sample.offset))
     }
 
     /// Every second place is forgotten where there are too many.

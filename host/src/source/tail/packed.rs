@@ -83,6 +83,9 @@ impl Tail {
         if !self.shrunk {
             self.seen = self.seen.max(self.size);
         }
+        let unread = self.seen.saturating_sub(self.read_to);
+        self.cut(length);
+        self.seen = self.read_to + unread;
         self.close();
         (self.path, self.id, self.file, self.modified) = (path, stat.id, Some(file), stat.modified);
         self.packed = Some(Packed { unzip: None, size: stat.size, adopted: true });

@@ -6,6 +6,7 @@
 //! could see that it is gone. It cannot where nothing of a content was read, and its file was never seen
 //! to be shorter than before: neither when it took the place of another one of which something was read,
 //! nor when it was truncated itself. Then no size tells, and bytes can be compared only with what was read.
+//! Nor can it where another file was compressed to its name and `.gz` meanwhile.
 //!
 //! `make test` runs a slice, `make faults ONLY=files` a million cases, or as many as ROUNDS says. A
 //! run is replayed with the seed that it prints.
@@ -173,6 +174,8 @@ struct Model {
     lost: u64,
     /// A content of the live file that was truncated unread, and the size that the source had seen of it.
     truncated: Option<(usize, FileId, u64)>,
+    /// Contents of which nothing was read and that are gone, and names of compressed files that may be them.
+    unclear: Vec<(usize, PathBuf)>,
     /// Inodes of files that were deleted, and how often one of them came back.
     deleted: HashSet<u64>,
     reused: u64,
@@ -192,6 +195,7 @@ impl Model {
             written: 0,
             lost: 0,
             truncated: None,
+            unclear: Vec::new(),
             deleted: HashSet::new(),
             reused: 0,
         };
@@ -493,6 +497,8 @@ impl Model {
         let tail = self.tail(id);
         let (is_open, is_followed) = (tail.is_some_and(Tail::is_open), tail.is_some());
         let is_known = self.is_known(content) || tail.is_some_and(is_told_apart);
+        let unread = tail.filter(|tail| tail.head().len == 0).map(|tail| gzip::name_of(&tail.path));
+        self.unclear.extend(unread.map(|name| (content, name)));
         for line in &mut self.contents[content].lines {
             line.gone = true;
             if !is_open {
@@ -531,6 +537,9 @@ impl Model {
 
     fn looked(&mut self) {
         self.take_lost();
+        for (content, _) in self.unclear.iter().filter(|(_, name)| name.exists()) {
+            self.contents[*content].lines.iter_mut().for_each(|line| line.counted = false);
+        }
         let Some(live) = self.live_content() else { return };
         let stat = Stat::at(&self.place.path(LIVE)).unwrap();
         let Some(size) = self.tail(stat.id).map(Tail::size) else { return };
