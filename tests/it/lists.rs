@@ -120,6 +120,27 @@ fn a_list_in_etcd_is_edited_and_nobody_is_overwritten() {
 }
 
 #[test]
+fn whoever_edits_at_a_terminal_is_asked_before_anything_is_written() {
+    let desk = Desk::new(None);
+    // The first draft is wrong, all others are right.
+    desk.editor("if [ -e edited ]; then cp next.json \"$1\"; else echo [ >\"$1\"; fi; echo >>edited");
+    desk.next(ONE);
+    let edits = || std::fs::read_to_string(desk.0.file("edited")).expect("the edits").len();
+    let read = || std::fs::read_to_string(desk.0.list_file()).expect("the list");
+    let mut refusing = desk.0.terminal(&["list", "edit"]);
+    refusing.answer("go on editing? [Y/n] ", "\n");
+    refusing.answer("starts    /a: /a to topic t", "");
+    refusing.answer("write it? [y/e/N]", "e\n");
+    refusing.answer("write it? [y/e/N]", "n\n");
+    assert_eq!(refusing.wait(SOON).code(), Some(1), "{}", refusing.shown());
+    assert_eq!((edits(), read()), (3, "[]\n".into()), "nothing was written");
+    let mut willing = desk.0.terminal(&["list", "edit"]);
+    willing.answer("write it? [y/e/N]", "y\n");
+    assert!(willing.wait(SOON).success(), "{}", willing.shown());
+    assert_eq!((edits(), read()), (4, ONE.into()));
+}
+
+#[test]
 fn a_list_in_a_file_is_edited_the_same_way() {
     let desk = Desk::new(None);
     let file = desk.0.list_file();

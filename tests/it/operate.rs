@@ -8,6 +8,7 @@ use weir_tests::guests;
 use weir_tests::http;
 use weir_tests::kafka::Kafka;
 use weir_tests::mock::MockKafka;
+use weir_tests::terminal::Terminal;
 use weir_tests::topic::Record;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::Weir;
@@ -168,4 +169,51 @@ fn much_trouble_makes_a_short_log_that_says_what_to_do() {
     for advice in ["`weir status` names them all", "mend its module, tag or config", "roots"] {
         assert!(log.contains(advice), "no {advice:?} in\n{log}");
     }
+}
+
+#[test]
+fn top_sorts_opens_an_entry_and_gives_the_terminal_back() {
+    let mut weir = host();
+    std::fs::write(weir.log("first.log"), "one\n").expect("write a log");
+    let entry = |name: &str| json!({"name": name, "path": weir.log(&format!("{name}.log")), "topic": "t"});
+    let list = json!([entry("first"), entry("second")]);
+    weir.list(&list);
+    weir.start();
+    weir.await_state("second", "waiting");
+    let mut top = weir.terminal(&["top", "-d", "0.1"]);
+    let frame = |top: &Terminal| top.shown().rsplit("\x1b[H").next().unwrap_or_default().to_owned();
+    let is_first = |frame: &str, one: &str, other: &str| {
+        frame.find(one).zip(frame.find(other)).is_some_and(|(one, other)| one < other)
+    };
+    top.answer("second", "");
+    assert!(!top.is_ordinary());
+    let begun = is_first(&frame(&top), "first ", "second ");
+    top.answer("", "r");
+    eventually(
+        SOON,
+        "the order turned",
+        || frame(&top),
+        |frame| is_first(frame, "first ", "second ") != begun,
+    );
+    top.answer("", "r\x1b[H");
+    eventually(
+        SOON,
+        "the order as it was",
+        || frame(&top),
+        |frame| is_first(frame, "first ", "second ") == begun,
+    );
+    top.answer("", "\r");
+    let opened = eventually(SOON, "the files of an entry", || frame(&top), |frame| frame.contains(".log"));
+    assert!(opened.contains("first.log") != opened.contains("second.log"), "{opened}");
+    top.answer("", "\x7f");
+    eventually(
+        SOON,
+        "all entries",
+        || frame(&top),
+        |frame| frame.contains("first ") && frame.contains("second "),
+    );
+    top.answer("", "q");
+    assert!(top.wait(SOON).success(), "{}", top.shown());
+    assert!(top.is_ordinary() && top.shown().ends_with("\x1b[?25h\x1b[?1049l"), "{:?}", top.shown());
+    assert!(weir.stop().success());
 }

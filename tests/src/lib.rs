@@ -8,6 +8,7 @@
 //! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
 //! - [`guests`]: filters, built once.
 //! - [`tls`]: certificates for Kafka and etcd.
+//! - [`terminal`]: someone who sits at one.
 //! - [`preload`]: a clock that jumps, a disk that fails, a power cut.
 //!
 //! Whatever is started here ends with the test process, however that ends ([`process`]), and
@@ -25,6 +26,7 @@ pub mod ports;
 pub mod preload;
 pub mod process;
 pub mod scratch;
+pub mod terminal;
 pub mod tls;
 pub mod topic;
 pub mod wait;

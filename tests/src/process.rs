@@ -45,11 +45,21 @@ impl Process {
 
     /// Starts `command`; each output stream is appended to a file of its own.
     #[track_caller]
-    pub fn start_split(name: &str, mut command: Command, out: &Path, err: &Path) -> Self {
-        command.stdin(Stdio::null()).stdout(open_log(out)).stderr(open_log(err));
+    pub fn start_split(name: &str, command: Command, out: &Path, err: &Path) -> Self {
+        let streams = [Stdio::null(), open_log(out).into(), open_log(err).into()];
+        let mut process = Self::start_on(name, command, streams);
+        process.log = err.into();
+        process
+    }
+
+    /// Starts `command` with these as its input, output and errors.
+    #[track_caller]
+    pub fn start_on(name: &str, mut command: Command, streams: [Stdio; 3]) -> Self {
+        let [input, out, err] = streams;
+        command.stdin(input).stdout(out).stderr(err);
         let child = spawn(command).unwrap_or_else(|error| panic!("start {name}: {error}"));
         running().insert(child.id());
-        Self { name: name.into(), child, log: err.into(), end: None }
+        Self { name: name.into(), child, log: PathBuf::new(), end: None }
     }
 
     /// Its process id.

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::process::Process;
+use crate::terminal::Terminal;
 use crate::wait::{SOON, eventually};
 use crate::{ports, scratch};
 
@@ -335,6 +336,14 @@ impl Weir {
     pub fn background(&self, args: &[&str], out: &Path) -> Process {
         let name = format!("weir {}", args.join(" "));
         Process::start_split(&name, self.command(args), out, &out.with_extension("err"))
+    }
+
+    /// Runs a command at a terminal.
+    #[track_caller]
+    pub fn terminal(&self, args: &[&str]) -> Terminal {
+        let mut command = self.command(args);
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        Terminal::start(&format!("weir {}", args.join(" ")), command)
     }
 
     #[track_caller]

@@ -18,7 +18,6 @@ use super::gzip;
 use super::identity::{Head, Stat};
 use super::tail::{Damage, Fate, Tail, WRITTEN_AFTER};
 use super::{Source, remove_if};
-use crate::ledger::Mark;
 
 /// A compressed file that was not written to for so long is whole, as far as anybody can tell.
 const QUIET: Duration = Duration::from_secs(3);

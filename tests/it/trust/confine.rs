@@ -137,3 +137,28 @@ fn the_kernels_hold_can_be_switched_off_and_check_says_which_it_is() {
     assert!(!no_new_privileges(&weir));
     assert!(weir.stop().success());
 }
+
+/// What an older kernel answers, and what is said of it.
+const OLDER: [(&str, &str); 3] = [
+    ("error=ENOSYS", "this kernel has no Landlock"),
+    ("error=EOPNOTSUPP", "Landlock is not switched on in this kernel"),
+    // The first version; it is asked for once, and then used.
+    ("retval=1:when=1", "confined by the kernel to the roots of its policy and its state, as far as it can"),
+];
+
+#[test]
+fn a_kernel_without_landlock_or_with_less_of_it_costs_a_line_in_the_log() {
+    for (answer, said) in OLDER {
+        let topic = Kafka::shared().topic("older", 1);
+        let mut weir = host();
+        std::fs::write(weir.log("app.log"), "one\n").expect("write a log");
+        weir.list(&json!([{"path": weir.log("app.log"), "topic": topic.name(), "start_at": "beginning"}]));
+        let out = weir.file("trace").to_string_lossy().into_owned();
+        let inject = format!("inject=landlock_create_ruleset:{answer}");
+        let trace = "trace=landlock_create_ruleset";
+        let weir = weir.wrapped(&["strace", "-f", "-qq", "-e", trace, "-e", &inject, "-o", &out]);
+        let ran = weir.weir(&["run", "--once"]);
+        assert!(ran.stderr.matches(said).count() == 1, "{answer}: {ran:?}");
+        assert_eq!((ran.code(), topic.all().len()), (0, 1), "{answer}");
+    }
+}

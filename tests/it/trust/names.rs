@@ -1,13 +1,15 @@
 //! Names of files that anybody may have chosen.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::{Value, json};
 use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::topic::Record;
-use weir_tests::wait::SOON;
+use weir_tests::wait::{SOON, eventually};
+use weir_tests::weir::Weir;
 
 use crate::host;
 
@@ -63,7 +65,39 @@ fn names_of_files_forge_no_line_and_steer_no_terminal() {
     assert_harmless("policy explain", &weir.weir(&["policy", "explain", &glob]).stdout, Reader::Person);
     assert_harmless("the page's status", &weir.get("/api/v1/status").1, Reader::Program);
     assert_harmless("the agent's log", &weir.stderr(), Reader::Person);
+    assert_harmless("top", &top(&weir), Reader::Person);
+    assert_harmless("tap", &tap(&weir), Reader::Person);
     assert!(weir.stop().success());
+}
+
+/// What `weir top` shows of the files, without what it steers the terminal with itself.
+fn top(weir: &Weir) -> String {
+    let mut top = weir.terminal(&["top", "-d", "0.1"]);
+    top.answer("app", "\r");
+    top.answer("escape", "q");
+    assert!(top.wait(SOON).success(), "{}", top.shown());
+    let mut shown = top.shown().replace("\r\n", "\n");
+    for own in ["[H", "[K", "[J", "[?1049h", "[?1049l", "[?25h", "[?25l"] {
+        shown = shown.replace(&format!("\x1b{own}"), "");
+    }
+    (0..100).fold(shown, |shown, style| shown.replace(&format!("\x1b[{style}m"), ""))
+}
+
+/// What `weir tap` shows of lines from each file.
+fn tap(weir: &Weir) -> String {
+    let out = weir.file("tap.out");
+    let _tap = weir.background(&["tap", "app"], &out);
+    let shown = || {
+        for name in NAMES {
+            let path = weir.log("x").with_file_name(OsStr::from_bytes(name));
+            let mut file = std::fs::File::options().append(true).open(path).expect("open a log");
+            file.write_all(b"good\x1b[2J\n").expect("write a log");
+        }
+        std::fs::read_to_string(&out).unwrap_or_default()
+    };
+    let has_all =
+        |shown: &String| shown.lines().filter(|line| line.starts_with("== ")).count() >= NAMES.len();
+    eventually(SOON, "lines of each file", shown, has_all)
 }
 
 /// Who reads a text: JSON keeps what turns the direction of writing.

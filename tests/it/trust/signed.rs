@@ -47,7 +47,7 @@ fn await_problem(weir: &Weir, words: &str) {
 fn only_a_signed_list_runs_and_an_older_one_is_not_taken_again() {
     const KEY: &str = "/signed/collect";
     let (etcd, topic) = (Etcd::shared(), Kafka::shared().topic("signed", 1));
-    let mut weir = steered(KEY).setting("policy", &keys(&[OURS]));
+    let mut weir = steered(KEY).setting("policy", &keys(&[OURS])).env("VISUAL", "cp next.json");
     let (ours, theirs) = (key_file(&weir, "ours.key", OURS), key_file(&weir, "theirs.key", THEIRS));
     let list = |name: &str| json!([{"name": name, "path": weir.log("app.log"), "topic": topic.name(), "start_at": "beginning"}]);
     let lists = ["plain", "one", "two", "three"].map(list);
@@ -105,6 +105,13 @@ fn only_a_signed_list_runs_and_an_older_one_is_not_taken_again() {
     await_problem(&weir, "signed for /signed/other");
     let check = weir.weir(&["check"]);
     assert!(check.code() == 1 && check.stdout.contains("signed for /signed/other"), "{check:?}");
+
+    // What is edited is signed again, with a higher number.
+    std::fs::write(weir.file("next.json"), lists[3].to_string()).expect("write a list");
+    let unsigned = weir.weir(&["list", "edit", "--yes"]);
+    assert!(unsigned.code() == 1 && unsigned.stderr.contains("--sign-key"), "{unsigned:?}");
+    weir.weir(&["list", "edit", "--yes", "--sign-key", &ours]).ok();
+    eventually(SOON, "the edited list", || weir.entry("three"), |entry| !entry.is_null());
     assert!(weir.stop().success());
 }
 
