@@ -220,7 +220,10 @@ impl Source {
     pub(super) fn find_in_copy(&mut self, key: u64, now: Instant) -> bool {
         // None that had another name before, unless it was copied before that.
         let is_live = |tail: &Tail| tail.path == tail.origin && rotated_from(&tail.origin).is_none();
-        let is_likely = |tail: &&Tail| is_live(tail) || tail.is_doubtful() || tail.next_content() > 0;
+        let has_twin =
+            self.awake.iter().any(|twin| self.tails.get(twin).is_some_and(|twin| twin.twin == Some(key)));
+        let is_likely =
+            |tail: &&Tail| has_twin || is_live(tail) || tail.is_doubtful() || tail.next_content() > 0;
         let Some(tail) = self.tails.get(&key).filter(is_likely) else { return false };
         let (id, path, next_content) = (tail.id, tail.path.clone(), tail.next_content());
         let Some(copy) = self.find_copy(key) else { return false };

@@ -558,11 +558,16 @@ impl Tail {
         want: usize,
         now: Instant,
     ) -> io::Result<Fill> {
-        self.filled = now;
         let stat = match self.open(policy, now) {
             Ok(file) => Stat::of(file)?,
-            Err(why) => return Ok(why),
+            // It has another name, by which it is read soon.
+            Err(Fill::Moved) => return Ok(Fill::Moved),
+            Err(why) => {
+                self.filled = now;
+                return Ok(why);
+            }
         };
+        self.filled = now;
         if self.is_packed() {
             self.sighted(&stat, now);
             return self.fill_packed(buffer, want, now);
