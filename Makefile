@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults bench languages memcheck fuzz sbom dist lint page guests \
+.PHONY: help demo test faults hostile bench languages memcheck fuzz sbom dist lint page guests \
 	setup-bench setup-build setup-dist setup-languages setup-lint setup-tools setup-test
 
 KAFKA_LIB := $(or $(WEIR_KAFKA_LIB),target/kafka/lib)
@@ -33,7 +33,10 @@ faults: setup-test guests ## Every fault at full length, seeded: make faults [SE
 			faults::$(ONLY) source::tests::model::$(ONLY); \
 		code=$$?; cat $(FAULTS)/table.md; echo "also as $(FAULTS)/verdicts.json"; exit $$code
 
-# ONLY=agents,codecs,lengths,filters,entries,pack,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.
+hostile: setup-test guests ## What hostile modules cost their neighbour: a table; some ten minutes: make hostile [ONLY=loop]
+	WEIR_HOSTILE=1 WEIR_HOSTILE_ONLY="$(ONLY)" cargo test --package weir --test it -- --nocapture hostile::
+
+# ONLY=agents,codecs,lengths,filters,scan,entries,pack,latency,idle AGENTS=weir,kcat ROUNDS=3 LINES=1000000 choose a part.
 # VECTOR=, FLUENT_BIT= and FILEBEAT= name binaries to measure beside it; bench/configs has their settings.
 bench: setup-bench guests target/bench/otelcol ## weir beside a bare loop, kcat and other agents: make bench [ONLY=latency]
 	cargo build --release --package weir --package weir-bench

@@ -12,6 +12,7 @@ mod docs;
 mod faults;
 mod filter;
 mod harness;
+mod hostile;
 mod lists;
 mod operate;
 mod options;
