@@ -34,7 +34,7 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Agent {
     pub(crate) name: &'static str,
     pub(crate) version: String,
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     command: fn(&Path, &Job<'_>) -> Result<Command>,
     /// It reads one file to its end and ends.
     pub(crate) one_shot: bool,

@@ -8,6 +8,7 @@
 //! - `plan`: what is measured, from the environment.
 //! - `agent`: the programs, and how each is started; `bare`: the bare loop among them.
 //! - `run`: one run of one program over files that are there; `throughput`: the tables of such runs.
+//! - `scan`: a search in each line, in a filter and natively.
 //! - `latency`, `idle`: lines that come one by one, and files to which nothing comes.
 //! - `report`: what is printed, and kept as markdown and JSON.
 
@@ -18,6 +19,7 @@ mod latency;
 mod plan;
 mod report;
 mod run;
+mod scan;
 mod stats;
 mod throughput;
 
@@ -63,11 +65,12 @@ fn measure() -> Result<()> {
     let mut bench =
         Bench { report: Report::start(&plan, &agents, &missing), plan, agents, kafka: Kafka::shared() };
     type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
-    let measures: [Measure; 8] = [
+    let measures: [Measure; 9] = [
         ("agents", throughput::agents),
         ("codecs", throughput::codecs),
         ("lengths", throughput::lengths),
         ("filters", throughput::filters),
+        ("scan", scan::scan),
         ("entries", throughput::entries),
         ("pack", throughput::pack),
         ("latency", latency::latency),

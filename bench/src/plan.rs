@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 /// The measures, in the order in which they run.
-pub(crate) const MEASURES: [&str; 8] =
-    ["agents", "codecs", "lengths", "filters", "entries", "pack", "latency", "idle"];
+pub(crate) const MEASURES: [&str; 9] =
+    ["agents", "codecs", "lengths", "filters", "scan", "entries", "pack", "latency", "idle"];
 
 /// How much of it.
 #[derive(Clone, Debug)]
