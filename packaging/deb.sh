@@ -19,6 +19,8 @@ place() { install -D -m "$1" "$2" "$root/$3"; }
 place 755 "$binary" usr/bin/weir
 place 644 conf/weir.service usr/lib/systemd/system/weir.service
 place 640 conf/weir.toml etc/weir/weir.toml
+# Where the service has it, so that commands by hand find it, too.
+sed -i 's|^# dir = "/var/lib/weir" |dir = "/var/lib/weir"   |' "$root/etc/weir/weir.toml"
 place 644 LICENSE usr/share/doc/weir/copyright
 for file in README.md CHANGELOG.md conf/collect.json conf/collect.schema.json; do
     place 644 "$file" "usr/share/doc/weir/$(basename "$file")"

@@ -51,6 +51,8 @@ fn the_debian_package_has_what_the_docs_say_and_its_agent_runs() {
     );
     // The settings that it installs are those of a host on which all stands at its default.
     let settings = root.join("etc/weir/weir.toml");
+    let state = "\n[state]\ndir = \"/var/lib/weir\" ";
+    assert!(read(&settings).contains(state), "commands by hand find the state of the service");
     let said = weir.bare(&["check", "--offline", "--config", settings.to_str().expect("text")]);
     assert!(said.stdout.contains("ok       settings"), "{}{}", said.stdout, said.stderr);
     for script in ["postinst", "prerm", "postrm"] {
