@@ -73,6 +73,15 @@ impl Unit {
         }
     }
 
+    /// Whether `bytes` end in a run of NUL.
+    pub fn ends_hole(self, bytes: &[u8]) -> bool {
+        match self {
+            // Fewer of them stand here only at the end of a hole that was read in pieces.
+            Self::Byte => bytes.ends_with(&[0]),
+            _ => bytes.ends_with(&[0; NUL_RUN_MIN]),
+        }
+    }
+
     /// Nothing, or a `\r`.
     fn is_empty(self, line: &[u8]) -> bool {
         let cr: &[u8] = match self {

@@ -618,6 +618,7 @@ impl Source {
     /// A file that had this name first is read before those that have it now.
     fn insert(&mut self, mut tail: Tail) {
         let key = tail.incarnation;
+        tail.unit = self.cutter.rules().unit;
         self.by_id.insert(tail.id, key);
         self.by_path.insert(tail.path.clone(), key);
         self.heads.add(tail.heads(), key);

@@ -13,6 +13,7 @@ use self::packed::Packed;
 use super::checkpoint::Record;
 use super::copies::Copy;
 use super::identity::{FileId, HEAD_BYTES, HEAD_LENGTHS, Head, Stat, TAIL_BYTES, Trace, read_at};
+use super::lines::Unit;
 use crate::ledger::{Ledger, Mark};
 use crate::model::Problem;
 use crate::policy::{OpenError, Policy};
@@ -59,6 +60,8 @@ pub struct Tail {
     pub fate: Fate,
     /// The file that had its name before: read to its end first.
     pub after: Option<u64>,
+    /// What its lines are made of.
+    pub unit: Unit,
     /// When the lines that are left of it are taken as a whole record, if nothing follows.
     pub flush_at: Option<Instant>,
     /// Chunks under way.
@@ -198,6 +201,7 @@ impl Tail {
             id,
             fate: Fate::Named,
             after: None,
+            unit: Unit::default(),
             flush_at: None,
             ledger: Ledger::new(mark),
             inside: false,
@@ -629,9 +633,12 @@ impl Tail {
         Ok(same)
     }
 
-    /// Whether the byte before the place ends no line (nor a run of NUL).
+    /// Whether what stands before the place ends no line (nor a run of NUL).
     fn inside_line(&self) -> bool {
-        self.before.last().is_some_and(|byte| !matches!(byte, b'\n' | 0))
+        let before = &self.before;
+        let from = self.read_to - before.len() as u64;
+        let ends_line = self.unit.last_line_end(before, from) == Some(before.len());
+        !before.is_empty() && !ends_line && !self.unit.ends_hole(before)
     }
 
     /// The file begins again, as another incarnation; this one keeps what is under way.
@@ -639,9 +646,9 @@ impl Tail {
         let (path, origin) = (self.path.clone(), self.origin.clone());
         let anew = Self::build(incarnation, self.id, path, origin, Mark::default(), now);
         let (file, size, modified) = (self.file.take(), self.disk_bytes(), self.modified);
-        let (fate, after) = (self.fate, self.after);
+        let Self { fate, after, unit, .. } = *self;
         self.shrunk = false;
-        Self { file, size, seen: size, modified, fate, after, ..anew }
+        Self { file, size, seen: size, modified, fate, after, unit, ..anew }
     }
 
     /// `used` bytes, which stand at the beginning of `bytes`, are chunk `id` now.

@@ -84,3 +84,27 @@ fn a_file_in_utf_16_begins_behind_its_last_newline_and_goes_on_after_a_restart()
     place.append("a.log", &utf16("next\n")[9..]);
     assert_eq!(place.lines(), ["next"]);
 }
+
+#[test]
+fn a_long_line_in_utf_16_is_cut_the_same_across_restarts() {
+    for (encoding, wide) in [
+        (encoding_rs::UTF_16LE, u16::to_le_bytes as fn(u16) -> [u8; 2]),
+        (encoding_rs::UTF_16BE, u16::to_be_bytes),
+    ] {
+        let mut place = Place::with("a.log", |entry| {
+            (entry.long_line, entry.encoding) = (LongLine::Truncate, Some(encoding));
+        });
+        place.want = 200;
+        let bytes = |text: &str| text.encode_utf16().flat_map(wide).collect::<Vec<u8>>();
+        let long = "x".repeat(1000);
+        place.append("a.log", bytes(&long));
+        let mut lines = place.lines();
+        for rest in [&long[..500], "\nnext\n"] {
+            place.restart();
+            place.append("a.log", bytes(rest));
+            lines.extend(place.lines());
+        }
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(long.starts_with(&lines[0]) && lines[1] == "next", "{lines:?}");
+    }
+}
