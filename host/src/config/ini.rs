@@ -89,7 +89,7 @@ pub(super) fn parse(text: &str, file: &str) -> (Typed, Vec<Problem>) {
     let mut section = String::new();
     for (number, line) in text.lines().enumerate() {
         let at = |column: usize| format!("{file}:{}:{column}", number + 1);
-        let indent = line.len() - line.trim_start().len();
+        let indent = line.chars().take_while(|c| c.is_whitespace()).count();
         let trimmed = line.trim();
         if trimmed.is_empty() || trimmed.starts_with([';', '#']) || trimmed.starts_with("//") {
             continue;
