@@ -123,7 +123,7 @@ impl Source {
     pub(super) fn vet(&mut self, key: u64, now: Instant) -> io::Result<bool> {
         let Some(tail) = self.tails.get_mut(&key).filter(|tail| !tail.vetted) else { return Ok(false) };
         // What was read of it before a restart was read of itself.
-        if tail.read_to() > 0 || tail.head().len > 0 {
+        if !tail.is_unread() {
             tail.vetted = true;
             return Ok(false);
         }
@@ -282,8 +282,7 @@ impl Source {
 
     /// What becomes of a file that goes on in another one: nothing if the pattern covers that.
     pub(super) fn fate_at(&self, path: &Path, stat: &Stat, now: Instant) -> Option<Fate> {
-        let is_there = Stat::at(path).is_ok_and(|there| there.id == stat.id);
-        let is_wanted = is_there && self.pattern.matches(path);
+        let is_wanted = leads_to(path, stat.id) && self.pattern.matches(path);
         (!is_wanted).then_some(Fate::Moved { since: now, deleted: stat.links == 0 })
     }
 
@@ -291,7 +290,7 @@ impl Source {
     pub(super) fn has_place(&mut self, key: u64, id: FileId, path: PathBuf) {
         self.awake.insert(key);
         self.by_id.insert(id, key);
-        if Stat::at(&path).is_ok_and(|there| there.id == id) {
+        if leads_to(&path, id) {
             self.by_path.insert(path, key);
         }
         self.note(key, 0);
@@ -313,6 +312,11 @@ impl Source {
 fn with_stat(path: PathBuf) -> Option<(PathBuf, Stat)> {
     let stat = Stat::at(&path).ok().filter(|stat| stat.regular)?;
     Some((path, stat))
+}
+
+/// Whether a name leads to this file.
+pub(super) fn leads_to(path: &Path, id: FileId) -> bool {
+    Stat::at(path).is_ok_and(|there| there.id == id)
 }
 
 /// Names under which a copy of `tail` may be: they begin as its own does, and none is the one that is

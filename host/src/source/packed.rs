@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::copies::{Copy, stem_of};
+use super::copies::{Copy, leads_to, stem_of};
 use super::gzip;
 use super::identity::{Head, Stat};
 use super::tail::{Damage, Fate, Tail, WRITTEN_AFTER};
@@ -151,9 +151,8 @@ impl Source {
         self.count_lost("deleted", next_content, &was.1);
         // Its copy, which was compressed.
         let is_copy = |tail: &Tail| {
-            let is_there = Stat::at(&tail.path).is_ok_and(|there| there.id == tail.id);
-            let is_named = tail.read_to() == 0 && tail.head().len == 0 && gzip::name_of(&tail.path) == path;
-            (tail.twin == Some(key) || is_named) && !is_there && tail.size() == length
+            let is_named = tail.is_unread() && gzip::name_of(&tail.path) == path;
+            (tail.twin == Some(key) || is_named) && !leads_to(&tail.path, tail.id) && tail.size() == length
         };
         for copy in self.keys(|tail| tail.incarnation != key && !tail.is_packed() && is_copy(tail)) {
             self.give_up(copy, "truncated", 0);

@@ -189,7 +189,7 @@ impl Tail {
         // What became of one that is gone nobody knows.
         let is_known = stat.links > 0 && record.modified != UNKNOWN;
         let as_left = is_known && (stat.size, stat.modified) == (record.size, record.modified);
-        tail.suspect = (tail.read_to > 0 || tail.head.len > 0) && !as_left;
+        tail.suspect = !tail.is_unread() && !as_left;
         tail
     }
 
@@ -282,7 +282,7 @@ impl Tail {
     /// It is shorter than it was: what was seen of its content is gone. What is unread of the one that was
     /// read from may be in a copy, so that is for the next read to say.
     fn shrank(&mut self) {
-        if self.read_to == 0 && self.head.len == 0 {
+        if self.is_unread() {
             self.vanished += std::mem::take(&mut self.seen);
         } else if std::mem::replace(&mut self.shrunk, true) {
             self.vanished += self.size;
@@ -330,9 +330,14 @@ impl Tail {
         self.suspect || self.size < self.read_to
     }
 
+    /// Whether nothing was ever read of it, before a restart either.
+    pub fn is_unread(&self) -> bool {
+        self.read_to == 0 && self.head.len == 0
+    }
+
     /// Whether it is open and nothing was read of it: perhaps it holds what another file held.
     pub fn is_untouched(&self) -> bool {
-        self.read_to == 0 && self.head.len == 0 && self.file.is_some()
+        self.is_unread() && self.file.is_some()
     }
 
     /// Whether it may hold another content than the one that was read from: the next read tells.
