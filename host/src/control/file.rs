@@ -26,8 +26,8 @@ use crate::config::OnDelete;
 use crate::model::{Digest, ModuleRef};
 use crate::policy::Keys;
 
-/// Between two looks without an event.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks without an event: where events do not come, and so seldom that it costs nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// After an event: an editor or a build writes more than once.
 const SETTLE: Duration = Duration::from_millis(30);
 /// A file that was written so shortly before it was read may be written again within the same tick of

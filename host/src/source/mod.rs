@@ -124,6 +124,12 @@ pub struct Source {
     share: FileShare,
 }
 
+/// The files that have a name, each with one, and where in the list each stands.
+struct Named {
+    files: Vec<(PathBuf, Stat)>,
+    at: HashMap<FileId, usize>,
+}
+
 /// Lines that were read and are not yet part of a chunk.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -270,7 +276,7 @@ impl Source {
         self.links = std::mem::take(&mut found.links);
         let too_many = self.choose(&mut found.files);
         self.forget_troubles(too_many);
-        let named = self.look_at(&found.files);
+        let Named { files: named, at: present } = self.look_at(found.files);
         self.plan_scan(cpu_time().saturating_sub(began), now);
         if let Some(saved) = self.first.take() {
             self.begin(saved, &named, now);
@@ -281,9 +287,8 @@ impl Source {
                 None => self.appeared(path, stat, Mark::default(), now),
             }
         }
-        let present: HashSet<FileId> = named.iter().map(|(_, stat)| stat.id).collect();
         let nameless = |tail: &Tail| match tail.fate {
-            Fate::Named => !present.contains(&tail.id),
+            Fate::Named => !present.contains_key(&tail.id),
             Fate::Moved { .. } => true,
             Fate::Over => false,
         };
@@ -336,31 +341,32 @@ impl Source {
     }
 
     /// One name for each file; what is no regular file is reported.
-    fn look_at(&mut self, files: &[PathBuf]) -> Vec<(PathBuf, Stat)> {
-        let mut seen = HashMap::new();
-        let mut named: Vec<(PathBuf, Stat)> = Vec::new();
+    fn look_at(&mut self, files: Vec<PathBuf>) -> Named {
+        let mut at = HashMap::with_capacity(files.len());
+        let mut named: Vec<(PathBuf, Stat)> = Vec::with_capacity(files.len());
         for path in files {
-            let Ok(stat) = Stat::at(path) else { continue };
+            let Ok(stat) = Stat::at(&path) else { continue };
             if !stat.regular {
-                self.troubles.insert(path.clone(), format!("{} is not a regular file", path.display()));
+                let trouble = format!("{} is not a regular file", path.display());
+                self.troubles.insert(path, trouble);
                 continue;
             }
             let known = self
                 .by_id
                 .get(&stat.id)
                 .and_then(|key| self.tails.get(key))
-                .is_some_and(|tail| tail.path == *path);
-            match seen.get(&stat.id) {
+                .is_some_and(|tail| tail.path == path);
+            match at.get(&stat.id) {
                 // The second name of a file that is followed under another one.
                 Some(_) if !known => {}
-                Some(at) => named[*at] = (path.clone(), stat),
+                Some(place) => named[*place] = (path, stat),
                 None => {
-                    seen.insert(stat.id, named.len());
-                    named.push((path.clone(), stat));
+                    at.insert(stat.id, named.len());
+                    named.push((path, stat));
                 }
             }
         }
-        named
+        Named { files: named, at }
     }
 
     /// The first scan: what was followed before goes on where it was, and what is new begins where
@@ -483,6 +489,9 @@ impl Source {
     }
 
     fn still_there(&mut self, key: u64, path: &Path, stat: &Stat, now: Instant) {
+        if self.tails.get(&key).is_some_and(|tail| tail.is_as_known(path, stat)) {
+            return;
+        }
         if self.was_reused(key, path) {
             let unread = self.tails.get(&key).map_or(0, Tail::unread);
             self.give_up(key, "deleted", unread);

@@ -208,21 +208,24 @@ impl Checkpoints {
 
     /// The entry is wanted with this path; its offsets are kept.
     pub fn begin(&self, entry: &EntryName, path: &str) {
-        lock(&self.pending).entries.insert(entry.clone(), (path.into(), false));
+        self.change(|pending| {
+            pending.entries.insert(entry.clone(), (path.into(), false));
+        });
     }
 
     /// The entry is wanted no more; its offsets are kept for seven days.
     pub fn retire(&self, entry: &EntryName, path: &str) {
-        lock(&self.pending).entries.insert(entry.clone(), (path.into(), true));
+        self.change(|pending| {
+            pending.entries.insert(entry.clone(), (path.into(), true));
+        });
     }
 
     /// A file's committed offset moved by `bytes`.
     pub fn note(&self, entry: &EntryName, record: Record, bytes: u64) {
-        if self.store.is_none() {
-            return;
-        }
-        let mut pending = lock(&self.pending);
-        pending.files.insert((entry.clone(), record.incarnation), Some(record));
+        let file = (entry.clone(), record.incarnation);
+        self.change(|pending| {
+            pending.files.insert(file, Some(record));
+        });
         if self.acked.fetch_add(bytes, Ordering::Relaxed) + bytes >= ACKED_BYTES_MAX / 2 {
             self.wake.notify_all();
         }
@@ -230,7 +233,22 @@ impl Checkpoints {
 
     /// The file will not be asked for again.
     pub fn forget(&self, entry: &EntryName, incarnation: u64) {
-        lock(&self.pending).files.insert((entry.clone(), incarnation), None);
+        self.change(|pending| {
+            pending.files.insert((entry.clone(), incarnation), None);
+        });
+    }
+
+    /// Notes what is to be written. The first of it wakes the writer, which sleeps while there is nothing.
+    fn change(&self, change: impl FnOnce(&mut Pending)) {
+        if self.store.is_none() {
+            return;
+        }
+        let mut pending = lock(&self.pending);
+        let first = pending.is_empty();
+        change(&mut pending);
+        if first {
+            self.wake.notify_all();
+        }
     }
 
     /// Whether so much is acknowledged and not written down that reading should wait.
@@ -262,7 +280,9 @@ impl Checkpoints {
     /// Writes what changed until [`Checkpoints::stop`], then a last time.
     pub fn run(&self) {
         loop {
-            let pending = lock(&self.pending);
+            let nothing = |pending: &mut Pending| !pending.stop && pending.is_empty();
+            let pending =
+                self.wake.wait_while(lock(&self.pending), nothing).unwrap_or_else(PoisonError::into_inner);
             let idle = |pending: &mut Pending| {
                 !pending.stop && self.acked.load(Ordering::Relaxed) < ACKED_BYTES_MAX / 2
             };

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use self::packed::Packed;
@@ -277,6 +277,12 @@ impl Tail {
             }
             self.sightings.push_back((now, self.size));
         }
+    }
+
+    /// Whether a look at its name says nothing new: most files of most looks.
+    pub fn is_as_known(&self, path: &Path, stat: &Stat) -> bool {
+        let same = (self.size, self.modified) == (stat.size, stat.modified) && self.path == path;
+        same && self.fate == Fate::Named && !self.is_packed() && self.vanished == 0 && self.is_finished()
     }
 
     /// It is shorter than it was: what was seen of its content is gone. What is unread of the one that was
