@@ -79,7 +79,7 @@ const WRITE_RETRY: Duration = Duration::from_millis(10);
 
 /// How often events are looked at. What happens meanwhile is one event, so that a writer that
 /// writes a line at a time does not cost a wake a line.
-const HINT_PAUSE: Duration = Duration::from_millis(3);
+const HINT_PAUSE: Duration = Duration::from_millis(5);
 
 /// Memory beside the bytes of a line that is longer than what is usually read.
 const LONG_LINE_RECORDS: u64 = 64;

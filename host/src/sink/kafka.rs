@@ -45,8 +45,9 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("queue.buffering.max.kbytes", "2147483647"),
     // A misspelt topic is to be seen, not created.
     ("allow.auto.create.topics", "false"),
-    // Chunks arrive as batches already; this much gathers those of a quiet file.
-    ("linger.ms", "2"),
+    // Chunks arrive as batches already; this much gathers those of quiet files. With none at all each
+    // file of an entry would be a request of its own.
+    ("linger.ms", "1"),
     // Logs shrink to a fraction, for CPU that was within the noise of sending them as they are.
     ("compression.type", "lz4"),
     ("socket.keepalive.enable", "true"),

@@ -970,7 +970,7 @@ fn a_writer_that_writes_a_line_at_a_time_does_not_cost_a_turn_a_line() {
         let turns = rig.turns_within(Duration::from_secs(1));
         stop.store(true, Ordering::Relaxed);
         let lines: u64 = writer.join().unwrap();
-        // One to look, one for the answer, each 3 ms at most; where nothing can be read, less.
+        // One to look, one for the answer, each 5 ms at most; where nothing can be read, less.
         assert!(lines > 1_000 && turns < if silent { 400 } else { 800 }, "{turns} turns for {lines} lines");
     }
 }
