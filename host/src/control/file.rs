@@ -26,8 +26,10 @@ use crate::config::OnDelete;
 use crate::model::{Digest, ModuleRef};
 use crate::policy::Keys;
 
-/// Between two looks without an event: where events do not come, and so seldom that it costs nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks where not all events come.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And where they come, as far as is known.
+const LOOK_SELDOM: Duration = Duration::from_secs(5);
 /// After an event: an editor or a build writes more than once.
 const SETTLE: Duration = Duration::from_millis(30);
 /// A file that was written so shortly before it was read may be written again within the same tick of
@@ -93,13 +95,13 @@ impl Follower {
             // A look that panics would have stopped the agent elsewhere; here it ends the task.
             let Ok(back) = looked.await else { return };
             self = back;
-            watched.follow(self.files());
+            let next_look = watched.follow(self.files());
             tokio::select! {
                 _ = woken.recv() => {
                     tokio::time::sleep(SETTLE).await;
                     let _ = woken.try_recv();
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(next_look) => {}
                 () = hung_up(&mut hangup) => self.forget_stamps(),
             }
         }
@@ -259,9 +261,9 @@ impl Watched {
         Self { watcher: watcher.ok(), directories: BTreeSet::new() }
     }
 
-    /// Watches the directories of `files`, and no others.
-    fn follow<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
-        let Some(watcher) = &mut self.watcher else { return };
+    /// Watches the directories of `files`, and no others. How long no look is needed.
+    fn follow<'a>(&mut self, files: impl Iterator<Item = &'a Path>) -> Duration {
+        let Some(watcher) = &mut self.watcher else { return LOOK_EVERY };
         let directory = |file: &Path| match file.parent() {
             Some(parent) if parent != Path::new("") => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -272,9 +274,16 @@ impl Watched {
         }
         // One that does not exist yet is tried again at each look.
         let old = std::mem::take(&mut self.directories);
-        self.directories = wanted
-            .into_iter()
-            .filter(|path| old.contains(path) || watcher.watch(path, RecursiveMode::NonRecursive).is_ok())
-            .collect();
+        let mut watch = |path: &PathBuf| watcher.watch(path, RecursiveMode::NonRecursive).is_ok();
+        let followed = wanted.iter().filter(|path| old.contains(*path) || watch(path));
+        self.directories = followed.cloned().collect();
+        if !self.directories.is_subset(&old) {
+            // What happened in a directory since the last look and before its watch was not seen.
+            Duration::ZERO
+        } else if self.directories == wanted {
+            LOOK_SELDOM
+        } else {
+            LOOK_EVERY
+        }
     }
 }
