@@ -8,7 +8,7 @@
 //! under way stays under way, what was read is not read again, and what was not is read from the
 //! copy, before the new content.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirEntryExt;
@@ -61,59 +61,37 @@ impl Copy {
     }
 }
 
-/// Files by length and hash of a head.
-type ByHead = BTreeMap<u16, HashMap<u64, BTreeSet<u64>>>;
+/// Length and hash of a head, and a file that has it: one flat set, because there are seven of them
+/// for each of very many files.
+type ByHead = BTreeSet<(u16, u64, u64)>;
 
 impl Heads {
     /// `heads` stand in order of length.
     pub(super) fn add(&mut self, heads: &[Head], key: u64) {
         let Some((longest, shorter)) = heads.split_last() else { return };
-        shorter.iter().for_each(|head| insert(&mut self.shorter, head, key));
-        insert(&mut self.longest, longest, key);
+        self.shorter.extend(shorter.iter().map(|head| (head.len, head.hash, key)));
+        self.longest.insert((longest.len, longest.hash, key));
     }
 
     pub(super) fn remove(&mut self, heads: &[Head], key: u64) {
-        for by in [&mut self.longest, &mut self.shorter] {
-            for head in heads {
-                take(by, head, key);
-            }
+        for head in heads {
+            self.longest.remove(&(head.len, head.hash, key));
+            self.shorter.remove(&(head.len, head.hash, key));
         }
     }
 
     /// The files that begin as `bytes` do, those with most in common first.
     pub(super) fn like(&self, bytes: &[u8]) -> Vec<u64> {
         let same = |by: &ByHead, len: u16| {
-            let head = Head::of_bytes(&bytes[..usize::from(len)]);
-            by.get(&len)
-                .and_then(|heads| heads.get(&head.hash))
-                .into_iter()
-                .flatten()
-                .copied()
-                .collect::<Vec<_>>()
+            let Head { hash, .. } = Head::of_bytes(&bytes[..usize::from(len)]);
+            by.range((len, hash, 0)..=(len, hash, u64::MAX)).map(|(_, _, key)| *key).collect::<Vec<_>>()
         };
         // After a restart only one of them is known of a file.
         let half = HEAD_LENGTHS.into_iter().rev().filter(|len| usize::from(*len) <= bytes.len());
         let shorter = half.filter(|_| bytes.len() < HEAD_BYTES).flat_map(|len| same(&self.shorter, len));
-        let whole =
-            self.longest.range(..=bytes.len() as u16).rev().flat_map(|(len, _)| same(&self.longest, *len));
-        shorter.chain(whole).collect()
-    }
-}
-
-fn insert(by: &mut ByHead, head: &Head, key: u64) {
-    by.entry(head.len).or_default().entry(head.hash).or_default().insert(key);
-}
-
-fn take(by: &mut ByHead, head: &Head, key: u64) {
-    let Some(same_length) = by.get_mut(&head.len) else { return };
-    if let Some(keys) = same_length.get_mut(&head.hash) {
-        keys.remove(&key);
-        if keys.is_empty() {
-            same_length.remove(&head.hash);
-        }
-    }
-    if same_length.is_empty() {
-        by.remove(&head.len);
+        let below = |len: u16| self.longest.range(..(len, 0, 0)).next_back().map(|(len, ..)| *len);
+        let lengths = std::iter::successors(below(bytes.len() as u16 + 1), |len| below(*len));
+        shorter.chain(lengths.flat_map(|len| same(&self.longest, len))).collect()
     }
 }
 

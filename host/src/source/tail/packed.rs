@@ -16,7 +16,8 @@ pub const WRITTEN_AFTER: Duration = Duration::from_secs(10);
 /// What there is besides for a compressed file.
 #[derive(Debug)]
 pub(super) struct Packed {
-    unzip: Option<Unzip>,
+    /// Boxed: few of very many files are compressed.
+    unzip: Option<Box<Unzip>>,
     /// Its size on the disk.
     size: u64,
     /// It is taken for the file that was followed before, until the bytes before the place tell.
@@ -161,7 +162,7 @@ impl Tail {
             Some(unzip) => unzip,
             none => {
                 self.verified = false;
-                none.insert(Unzip::new(file)?)
+                none.insert(Box::new(Unzip::new(file)?))
             }
         };
         if !unzip.fill(self.read_to, want) {
