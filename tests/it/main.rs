@@ -9,6 +9,7 @@ mod control;
 mod delivery;
 mod dependencies;
 mod docs;
+mod fairness;
 mod faults;
 mod filter;
 mod harness;

@@ -105,7 +105,7 @@ fn the_fleet_is_seen_and_waited_for_and_a_stopped_agent_is_gone() {
 
 #[test]
 fn lines_are_seen_as_they_pass_their_filter_and_steer_no_terminal() {
-    let kafka = MockKafka::new();
+    let kafka = MockKafka::new(1);
     let _topic = kafka.topic("tapped", 1);
     let mut weir = unconnected().kafka(&kafka.brokers());
     let wasm = weir.file("drop_debug.wasm");
@@ -146,7 +146,7 @@ fn lines_are_seen_as_they_pass_their_filter_and_steer_no_terminal() {
 
 #[test]
 fn much_trouble_makes_a_short_log_that_says_what_to_do() {
-    let kafka = MockKafka::new();
+    let kafka = MockKafka::new(1);
     let _topic = kafka.topic("trouble", 1);
     let mut weir = unconnected().kafka(&kafka.brokers());
     let wasm = weir.file("misbehave.wasm");

@@ -69,7 +69,7 @@ fn the_page_shows_the_agent_in_a_browser_and_takes_no_name_for_markup() {
         eprintln!("SKIPPED: chromium is not here; the page was not tried");
         return;
     };
-    let kafka = MockKafka::new();
+    let kafka = MockKafka::new(1);
     let _topic = kafka.topic("page", 1);
     let mut weir = unconnected().kafka(&kafka.brokers());
     let wasm = weir.file("drop_debug.wasm");

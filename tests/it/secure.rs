@@ -119,7 +119,7 @@ fn etcd_is_reached_with_a_certificate_and_a_password_and_by_nobody_else() {
     let etcd = Etcd::secured(&authority);
     etcd.ask_for_user();
     let client = authority.issue("agent");
-    let mock = MockKafka::new();
+    let mock = MockKafka::new(1);
     let key = "/secure/collect";
     etcd.put(key, json!([{"name": "app", "path": "/var/log/none.log", "topic": "none"}]).to_string());
     let agent = |ca: Option<&Path>, certificate: bool, password: &str| {

@@ -13,7 +13,7 @@ use crate::unconnected;
 
 #[test]
 fn a_service_manager_is_told_when_it_is_ready_alive_and_stopping() {
-    let mock = MockKafka::new();
+    let mock = MockKafka::new(1);
     let weir = unconnected().kafka(&mock.brokers());
     let path = weir.file("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
@@ -43,7 +43,7 @@ fn a_service_manager_is_told_when_it_is_ready_alive_and_stopping() {
 
 #[test]
 fn sighup_reads_a_list_again_whose_time_stamp_says_that_it_is_the_same() {
-    let mock = MockKafka::new();
+    let mock = MockKafka::new(1);
     let mut weir = unconnected().kafka(&mock.brokers());
     let (first, second) = (weir.log("1.log"), weir.log("2.log"));
     weir.list(&json!([{"name": "app", "path": first, "topic": "app"}]));

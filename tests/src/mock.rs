@@ -10,15 +10,14 @@ use crate::topic::Topic;
 /// An error of a broker.
 pub type BrokerError = RDKafkaRespErr;
 
-/// A cluster of one broker, gone when dropped.
+/// A cluster, gone when dropped.
 pub struct MockKafka(MockCluster<'static, DefaultProducerContext>);
 
 impl MockKafka {
-    /// A cluster on a free port of the loopback address.
+    /// A cluster of so many brokers, 1 and up, on free ports of the loopback address.
     #[track_caller]
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
-        Self(MockCluster::new(1).expect("a cluster"))
+    pub fn new(brokers: i32) -> Self {
+        Self(MockCluster::new(brokers).expect("a cluster"))
     }
 
     /// Its address, as clients take it.
@@ -31,6 +30,24 @@ impl MockKafka {
     pub fn topic(&self, name: &str, partitions: i32) -> Topic {
         self.0.create_topic(name, partitions, 1).expect("a topic");
         Topic::new(self.brokers(), name)
+    }
+
+    /// Gives the one partition of a topic to a broker.
+    #[track_caller]
+    pub fn lead(&self, topic: &Topic, broker: i32) {
+        self.0.partition_leader(topic.name(), 0, Some(broker)).expect("a leader");
+    }
+
+    /// Takes a broker away. What it led has no other leader.
+    #[track_caller]
+    pub fn down(&self, broker: i32) {
+        self.0.broker_down(broker).expect("a broker that goes");
+    }
+
+    /// Brings it back.
+    #[track_caller]
+    pub fn up(&self, broker: i32) {
+        self.0.broker_up(broker).expect("a broker that comes");
     }
 
     /// Answers the next requests to produce with these, one after the other.

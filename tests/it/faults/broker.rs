@@ -56,7 +56,7 @@ struct Faulty {
 impl Faulty {
     #[track_caller]
     fn begin() -> Self {
-        let mock = MockKafka::new();
+        let mock = MockKafka::new(1);
         let topic = mock.topic("t", 2);
         let mut weir = unconnected().kafka(&mock.brokers());
         weir = weir.setting("limits", &format!("memory = {MEMORY}"));

@@ -1,0 +1,222 @@
+//! What one file or entry has to do is not what others wait for, and all together stay within the memory.
+//!
+//! Times are those of the broker's log, and held against others of the same run.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::Message as _;
+use serde_json::{Value, json};
+use weir_tests::guests;
+use weir_tests::kafka::Kafka;
+use weir_tests::lines::{LineFile, Tally};
+use weir_tests::mock::MockKafka;
+use weir_tests::topic::Topic;
+use weir_tests::wait::{SOON, eventually};
+use weir_tests::weir::Weir;
+
+use crate::{LONG, host, unconnected};
+
+/// Lines of a backlog: seconds of work.
+const BACKLOG: u64 = 3_000_000;
+/// Bytes of each.
+const LINE_BYTES: usize = 200;
+/// How often a quiet file gets a line.
+const PACE: Duration = Duration::from_millis(5);
+/// `limits.memory`. Bytes.
+const MEMORY: u64 = 32 << 20;
+/// What the agent may take beside `limits.memory`. Bytes.
+const AGENT_MEMORY: u64 = 40 << 20;
+
+/// A topic on which each record has the time at which it was written to the broker's log.
+fn timed(prefix: &str) -> Topic {
+    Kafka::shared().topic_with(prefix, 1, &[("message.timestamp.type", "LogAppendTime")])
+}
+
+/// All files that begin with the entry's name.
+fn entry(weir: &Weir, name: &str, topic: &Topic) -> Value {
+    let path = weir.log(&format!("{name}*.log"));
+    json!({"name": name, "path": path, "topic": topic.name(), "start_at": "beginning"})
+}
+
+/// A file that gets a line with its time now and then.
+struct Quiet {
+    stop: Arc<AtomicBool>,
+    writer: JoinHandle<u64>,
+}
+
+impl Quiet {
+    fn begin(path: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let writer = std::thread::spawn(move || {
+            let mut file = std::fs::File::create(path).expect("create a log");
+            let mut written = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                file.write_all(format!("quiet {}\n", now()).as_bytes()).expect("write a line");
+                written += 1;
+                std::thread::sleep(PACE);
+            }
+            written
+        });
+        Self { stop, writer }
+    }
+
+    /// Ends it; how many lines it has.
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.join().expect("the writer does not panic")
+    }
+}
+
+/// Milliseconds since 1970, as Kafka counts.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// How long the quiet lines took that were written within these times, shortest first. Milliseconds.
+fn delays(topic: &Topic, from: i64, to: i64) -> Vec<i64> {
+    let mut delays = Vec::new();
+    topic.consumer().to_end(|message| {
+        let text = std::str::from_utf8(message.payload().unwrap_or_default()).unwrap_or_default();
+        let Some(written) = text.strip_prefix("quiet ") else { return };
+        let written: i64 = written.parse().expect("a time");
+        let logged = message.timestamp().to_millis().expect("the time of the log");
+        if (from..to).contains(&written) {
+            delays.push(logged - written);
+        }
+    });
+    delays.sort_unstable();
+    delays
+}
+
+#[test]
+fn a_huge_backlog_holds_up_no_fresh_line_of_its_own_entry_or_of_another() {
+    let (near, far) = (timed("near"), timed("far"));
+    let mut weir = host();
+    let mut big = LineFile::create(weir.log("near-big.log"), "big", LINE_BYTES);
+    big.write(BACKLOG);
+    weir.list(&json!([entry(&weir, "near", &near), entry(&weir, "far", &far)]));
+    let quiet = [Quiet::begin(weir.log("near-quiet.log")), Quiet::begin(weir.log("far.log"))];
+    weir.start();
+    eventually(SOON, "the backlog to be begun", || weir.lines("near").delivered, |lines| *lines > 0);
+    let (from, begun) = (now(), Instant::now());
+    eventually(LONG, "the backlog to be done", || weir.lines("near").delivered, |lines| *lines >= BACKLOG);
+    let (to, took) = (now(), begun.elapsed());
+    let written = quiet.map(Quiet::end);
+    weir.await_finished("near", BACKLOG + written[0], SOON);
+    weir.await_finished("far", written[1], SOON);
+    assert!(weir.stop().success());
+    for topic in [&near, &far] {
+        let delays = delays(topic, from, to);
+        assert!(delays.len() > 10, "{} lines in {took:?} say nothing", delays.len());
+        let (p99, max) = (delays[delays.len() * 99 / 100], delays[delays.len() - 1]);
+        println!("{}: {took:?} of backlog, p99 {p99} ms, max {max} ms", topic.name());
+        // What was read before such a line is ahead of it: at most the memory, a ninth of the backlog.
+        assert!(
+            u128::try_from(max).unwrap_or(0) < took.as_millis() / 3,
+            "p99 {p99}, max {max} ms in {took:?}"
+        );
+    }
+}
+
+#[test]
+fn a_broker_that_is_away_costs_the_entries_of_another_neither_memory_nor_time() {
+    let mock = MockKafka::new(2);
+    let [near, far] = ["near", "far"].map(|name| mock.topic(name, 1));
+    mock.lead(&near, 1);
+    mock.lead(&far, 2);
+    let mut weir = unconnected().kafka(&mock.brokers()).setting("limits", &format!("memory = {MEMORY}"));
+    for name in ["before", "stuck", "beside"] {
+        LineFile::create(weir.log(&format!("{name}.log")), name, LINE_BYTES).write(BACKLOG);
+    }
+    let list = [("before", &near), ("stuck", &far), ("beside", &near)];
+    let list = list.map(|(name, topic)| entry(&weir, name, topic));
+    weir.list(&json!([]));
+    weir.start();
+    let run = |weir: &Weir, name: &str, entries: &[Value]| {
+        let begun = Instant::now();
+        weir.put_list(&json!(entries));
+        weir.await_finished(name, BACKLOG, LONG);
+        begun.elapsed()
+    };
+    let before = run(&weir, "before", &list[..1]);
+    mock.down(2);
+    weir.put_list(&json!(list[..2]));
+    eventually(SOON, "lines that wait", || weir.lines("stuck").in_flight, |lines| *lines > 10_000);
+    let beside = run(&weir, "beside", &list);
+    let stuck = weir.lines("stuck");
+    println!("{before:?} before, {beside:?} beside, {stuck:?}, peak {} MiB", weir.peak_memory() >> 20);
+    // A quarter of the memory, and the third part of its other half: the rest is for others.
+    let most = MEMORY * 5 / 12 / LINE_BYTES as u64;
+    assert!(stuck.in_flight > 0 && stuck.in_flight < most, "{stuck:?}");
+    assert!(beside < before * 3, "{before:?} before, {beside:?} beside one that is stuck");
+    assert!(weir.peak_memory() < MEMORY + AGENT_MEMORY, "{} MiB", weir.peak_memory() >> 20);
+    mock.up(2);
+    weir.await_finished("stuck", BACKLOG, LONG);
+    assert!(weir.stop().success());
+}
+
+#[test]
+fn all_at_once_stays_within_the_memory_also_while_the_broker_is_away() {
+    const FILES: u64 = 10_000;
+    // What is known of a file.
+    const FILE_BYTES: u64 = 4 << 10;
+    const LONG_LINES: u64 = 200;
+    let kafka = Kafka::private();
+    let topic = kafka.topic("all", 2);
+    let mut weir = unconnected().kafka(&kafka.brokers()).setting("limits", &format!("memory = {MEMORY}"));
+    let file = |name: &str| LineFile::create(weir.log(&format!("{name}.log")), name, LINE_BYTES);
+    let mut many: Vec<_> = (0..FILES).map(|n| file(&format!("many{n:05}"))).collect();
+    let (mut load, mut replaced) = (file("load"), file("replaced"));
+    let mut long = std::fs::File::create(weir.log("long.log")).expect("create a log");
+    let names = ["load", "long", "many", "replaced"];
+    let mut list = names.map(|name| entry(&weir, name, &topic));
+    // Each gets a word before it, so none is sent from where it was read.
+    list[3]["filter"] = json!({"module": guests::path("guest_stamp"), "config": "x"});
+    weir.list(&json!(list));
+    weir.start();
+    names.iter().for_each(|name| drop(weir.await_state(name, "following")));
+    let mut write = |weight: u64| {
+        many.iter_mut().for_each(|file| file.write(weight));
+        load.write(BACKLOG / 10 * weight);
+        replaced.write(BACKLOG / 10 * weight);
+        for _ in 0..LONG_LINES * weight {
+            long.write_all(&[b'l'; 1 << 20]).and_then(|()| long.write_all(b"\n")).expect("write a long line");
+        }
+    };
+    write(1);
+    eventually(
+        LONG,
+        "some lines of each",
+        || names.map(|name| weir.lines(name).delivered),
+        |delivered| delivered.iter().all(|lines| *lines > 0),
+    );
+    kafka.kill();
+    write(1);
+    eventually(
+        LONG,
+        "lines of each that wait",
+        || names.map(|name| weir.lines(name).in_flight),
+        |waiting| waiting.iter().all(|lines| *lines > 0),
+    );
+    kafka.start();
+    let long = ("long", 2 * LONG_LINES * 4);
+    for (name, lines) in [("load", BACKLOG / 5), long, ("many", FILES * 2), ("replaced", BACKLOG / 5)] {
+        let lines = weir.await_finished(name, lines, LONG);
+        assert_eq!(lines.read, lines.delivered, "{name}: {lines:?}");
+    }
+    let peak = weir.peak_memory();
+    assert!(weir.stop().success());
+    let expected: Vec<_> = many.iter().chain([&load, &replaced]).map(LineFile::expected).collect();
+    let mut tally = Tally::of(&expected);
+    topic.tally_now(&mut tally);
+    assert_eq!(tally.missing(), 0, "{}", tally.verdict());
+    let most = MEMORY + AGENT_MEMORY + FILES * FILE_BYTES;
+    println!("peak {} of {} MiB", peak >> 20, most >> 20);
+    assert!(peak < most, "{} MiB", peak >> 20);
+}
