@@ -86,9 +86,10 @@ impl Heads {
             let Head { hash, .. } = Head::of_bytes(&bytes[..usize::from(len)]);
             by.range((len, hash, 0)..=(len, hash, u64::MAX)).map(|(_, _, key)| *key).collect::<Vec<_>>()
         };
-        // After a restart only one of them is known of a file.
-        let half = HEAD_LENGTHS.into_iter().rev().filter(|len| usize::from(*len) <= bytes.len());
-        let shorter = half.filter(|_| bytes.len() < HEAD_BYTES).flat_map(|len| same(&self.shorter, len));
+        // Of a file that was read further all lengths are known up to that.
+        let half = HEAD_LENGTHS.into_iter().rfind(|len| usize::from(*len) <= bytes.len());
+        let half = half.filter(|_| bytes.len() < HEAD_BYTES).into_iter();
+        let shorter = half.flat_map(|len| same(&self.shorter, len));
         let below = |len: u16| self.longest.range(..(len, 0, 0)).next_back().map(|(len, ..)| *len);
         let lengths = std::iter::successors(below(bytes.len() as u16 + 1), |len| below(*len));
         shorter.chain(lengths.flat_map(|len| same(&self.longest, len))).collect()

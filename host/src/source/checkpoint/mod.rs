@@ -56,9 +56,9 @@ pub struct Record {
     pub trace: Trace,
     /// What the file begins with.
     pub head: Head,
-    /// The same, shorter, by which a copy is known that ends sooner.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shorter: Option<Head>,
+    /// The same, shorter, the shortest first: by them a copy is known that ends sooner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<Head>,
     /// A place before `committed`, and what stands there, for the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<(u64, Trace)>,
@@ -453,7 +453,7 @@ pub(super) mod tests {
             size: committed,
             modified: 7,
             packed: None,
-            shorter: None,
+            heads: Vec::new(),
             earlier: None,
         }
     }

@@ -176,7 +176,7 @@ impl Tail {
         tail.head = record.head;
         let earlier = record.earlier.map(|(offset, trace)| Mark { offset, trace });
         tail.samples.splice(0..0, earlier);
-        let heads = record.shorter.into_iter().chain([record.head]);
+        let heads = record.heads.iter().copied().chain([record.head]);
         tail.heads.extend(heads.filter(|head| head.len >= HEAD_LENGTHS[0]));
         (tail.size, tail.seen) = (record.size, record.size);
         if let Some(size) = record.packed {
@@ -246,7 +246,7 @@ impl Tail {
             committed: mark.offset,
             trace: mark.trace,
             head: self.head,
-            shorter: self.heads.iter().rev().find(|head| head.len <= self.head.len / 2).copied(),
+            heads: self.heads.iter().filter(|head| head.len < self.head.len).copied().collect(),
             earlier: self.sample_before(mark.offset).map(|sample| (sample.offset, sample.trace)),
             size: self.size.max(beyond),
             // A write that was not looked into yet is one after a restart, too.

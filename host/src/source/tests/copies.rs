@@ -296,3 +296,18 @@ fn a_renamed_file_and_a_new_one_that_begins_alike_are_two() {
     place.append("a.log", text(&numbered(0, 5)));
     assert_eq!(place.lines(), numbered(0, 5));
 }
+
+#[test]
+fn a_short_file_with_the_same_header_is_not_taken_for_the_copy_after_a_restart() {
+    let mut place = Place::new("a.log");
+    let line = |content| format!("# the same header in each file {content}");
+    let text = format!("{} and more\n", line("a"));
+    place.append("a.log", &text);
+    assert_eq!(place.unfinished_lines().len(), 1);
+    fs::remove_file(place.path("a.log")).unwrap();
+    place.append("a.log.1", format!("{}\n", line("b")));
+    place.append("a.log", format!("{}\n", line("c")));
+    place.restart();
+    assert_eq!(place.lines_within(seconds(10)), [line("c")]);
+    assert_eq!(place.lost(), [("deleted", text.len() as u64)]);
+}
