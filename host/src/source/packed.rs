@@ -121,18 +121,17 @@ impl Source {
         // What is under way is read again from there after a crash.
         let is_over = tail.unread() == 0 && tail.ledger.is_empty();
         let fate = self.fate_at(&copy.path, &copy.stat, now);
-        let is_wanted = fate.is_none();
-        let there = self.by_id.get(&copy.stat.id).and_then(|there| self.tails.get(there));
-        let is_waiting = there.is_some_and(Tail::is_untouched);
-        // A copy from before the last that was read of it, or something else.
-        let is_short = length < tail.read_to();
-        let is_begin =
-            || length <= LOOKED_THROUGH_MAX && tail.begins_as(&copy.file, length).unwrap_or_default();
-        if is_short && !is_begin() {
+        // A copy from before the last that was read of it, or something else: no read will tell.
+        let (is_short, is_read) = (length < tail.read_to(), is_over && length == tail.read_to());
+        let is_begin = || match length <= LOOKED_THROUGH_MAX {
+            true => tail.begins_as(&copy.file, length).unwrap_or_default(),
+            false => !is_short,
+        };
+        if (is_short || is_read) && !is_begin() {
             return false;
         }
-        let has_more = length != tail.read_to() && !tail.is_open();
-        if is_over && !has_more && !((is_wanted || is_waiting) && length <= tail.read_to()) {
+        // One that is open has no more than was read of it: what is longer is another file's.
+        if is_over && tail.is_open() && length > tail.read_to() {
             return false;
         }
         self.replaced_by_copy(&copy.stat, now);

@@ -264,3 +264,24 @@ fn a_compressed_file_that_only_begins_as_one_of_the_same_length_is_read() {
     gzip(&place, "a.log.2");
     assert_eq!(wait_and_read(&mut place), [""; 0]);
 }
+
+#[test]
+fn a_compressed_copy_of_what_was_read_is_not_taken_for_another_file_after_a_restart() {
+    let mut place = Place::new("a.log");
+    place.append("a.log", "gone\n");
+    place.source.hint([], true, place.now);
+    place.wait(seconds(1));
+    place.rename("a.log", "a.log.1");
+    File::create(place.path("a.log.1")).unwrap();
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    assert_eq!(place.lost(), [("truncated", 5)]);
+    // The empty one is deleted, and its name is that of the copy now.
+    fs::remove_file(place.path("a.log.1")).unwrap();
+    fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
+    File::create(place.path("a.log")).unwrap();
+    gzip(&place, "a.log.1");
+    assert_eq!(place.lines(), [""; 0]);
+    place.restart();
+    assert_eq!(wait_and_read(&mut place), [""; 0]);
+}
