@@ -181,7 +181,7 @@ impl Tail {
         (tail.size, tail.seen) = (record.size, record.size);
         if let Some(size) = record.packed {
             tail.packed = Some(Packed::resume(size));
-            (tail.seen, tail.vetted) = (record.committed, record.committed > 0);
+            tail.vetted = record.committed > 0;
             tail.sighted(stat, now);
             return tail;
         }

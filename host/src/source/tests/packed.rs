@@ -285,3 +285,21 @@ fn a_compressed_copy_of_what_was_read_is_not_taken_for_another_file_after_a_rest
     place.restart();
     assert_eq!(wait_and_read(&mut place), [""; 0]);
 }
+
+#[test]
+fn what_is_under_way_and_not_in_a_compressed_copy_is_counted_after_a_crash() {
+    let mut place = Place::new("a.log");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    place.append("a.log", text(&numbered(10, 20)));
+    assert_eq!(place.unfinished_lines(), numbered(10, 20));
+    fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
+    place.append("a.log", text(&numbered(20, 30)));
+    assert_eq!(place.unfinished_lines(), numbered(20, 30));
+    File::create(place.path("a.log")).unwrap();
+    gzip(&place, "a.log.1");
+    assert_eq!(place.unfinished_lines(), [""; 0]);
+    place.restart();
+    assert_eq!(wait_and_read(&mut place), numbered(10, 20));
+    assert_eq!(place.lost(), [("truncated", text(&numbered(20, 30)).len() as u64)]);
+}
