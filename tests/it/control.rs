@@ -1,5 +1,8 @@
 //! The list is changed while the agent runs: what changed changes, all else stays.
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use serde_json::{Value, json};
 use weir_tests::etcd::Etcd;
 use weir_tests::kafka::Kafka;
@@ -92,6 +95,50 @@ fn await_all(weir: &Weir, name: &str, lines: u64) {
 fn threads_of(weir: &Weir, entry: &str) -> Vec<u32> {
     let threads = weir.threads().into_iter().filter(|(_, name)| name.contains(entry));
     threads.map(|(id, _)| id).collect()
+}
+
+#[test]
+fn an_edit_of_one_among_a_thousand_entries_touches_that_one() {
+    const KEY: &str = "/thousand/collect";
+    const ENTRIES: usize = 1_000;
+    let topic = Kafka::shared().topic("thousand", 4);
+    let mut weir = steered(KEY);
+    let mut files: Vec<_> = (0..ENTRIES)
+        .map(|n| LineFile::create(weir.log(&format!("e{n:03}.log")), &format!("e{n:03}"), 100))
+        .collect();
+    let mut list: Vec<_> = (0..ENTRIES).map(|n| entry(&weir, &format!("e{n:03}"), &topic)).collect();
+    let delivered = |weir: &Weir| weir.metrics().sum("weir_lines_delivered_total", &[]);
+    // An entry's thread has its name.
+    let pipelines = |weir: &Weir| {
+        let threads = weir.threads().into_iter().filter(|(_, name)| name.len() == 4 && name.starts_with('e'));
+        threads.collect::<BTreeMap<_, _>>()
+    };
+    put_list(KEY, &json!(list));
+    let begun = Instant::now();
+    weir.start();
+    files.iter_mut().for_each(|file| file.write(10));
+    eventually(LONG, "the lines of all", || delivered(&weir), |lines| *lines >= 10.0 * ENTRIES as f64);
+    let (all, before) = (begun.elapsed(), pipelines(&weir));
+    assert_eq!(before.len(), ENTRIES);
+
+    list[500]["line_bytes_max"] = json!(4096);
+    put_list(KEY, &json!(list));
+    let begun = Instant::now();
+    let has_ended = |now: &BTreeMap<u32, String>| before.keys().any(|thread| !now.contains_key(thread));
+    eventually(SOON, "the edited entry to stop", || pipelines(&weir), has_ended);
+    let whole = |now: &BTreeMap<u32, String>| now.len() == ENTRIES;
+    let now = eventually(SOON, "the edited entry to run", || pipelines(&weir), whole);
+    let one = begun.elapsed();
+    println!("{ENTRIES} entries after {all:?}, the edited one after {one:?}");
+    let kept = now.iter().filter(|(thread, name)| before.get(thread) == Some(name));
+    assert_eq!(kept.count(), ENTRIES - 1, "the threads of all others");
+    assert!(one < all / 4, "all took {all:?}, one {one:?}");
+
+    files.iter_mut().for_each(|file| file.write(10));
+    eventually(LONG, "the lines of all", || delivered(&weir), |lines| *lines >= 20.0 * ENTRIES as f64);
+    assert!(weir.stop().success());
+    let expected: Vec<_> = files.iter().map(LineFile::expected).collect();
+    topic.verdict(&expected, SOON).assert_exact();
 }
 
 #[test]
