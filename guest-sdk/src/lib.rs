@@ -125,6 +125,7 @@ mod rate;
 #[doc(hidden)]
 pub mod runtime;
 mod sample;
+mod search;
 pub mod testing;
 mod truncate;
 
@@ -137,6 +138,7 @@ pub use memchr;
 pub use output::{LINES_MAX, Output, Verdict};
 pub use rate::RateLimit;
 pub use sample::{Sample, hash};
+pub use search::Search;
 pub use truncate::truncate;
 pub use weir_guest_macros::filter;
 

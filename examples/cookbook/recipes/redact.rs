@@ -1,15 +1,15 @@
 //! Blanks out what stands behind fixed texts: `"config": ["password=", "Bearer "]`.
 //!
 //! A secret ends at a blank, a quote, `&`, `;` or `,`. Searching for fixed texts needs no regular
-//! expressions, and a line without any of them is neither copied nor changed.
+//! expressions, and a line without any of them is neither copied nor changed: they are looked for in
+//! all lines of a batch at once.
 
-use weir_guest::memchr::memmem::Finder;
-use weir_guest::{Context, Filter, Output, Result, Verdict, config};
+use weir_guest::{Batch, Context, Filter, Output, Result, Search, Verdict, config};
 
 const BLANK: &[u8] = b"***";
 
 struct Redact {
-    markers: Vec<Finder<'static>>,
+    markers: Search,
 }
 
 weir_guest::export!(Redact);
@@ -17,8 +17,7 @@ weir_guest::export!(Redact);
 impl Redact {
     /// Where the first secret of `text` begins and ends.
     fn secret(&self, text: &[u8]) -> Option<(usize, usize)> {
-        let found = self.markers.iter().filter_map(|marker| Some(marker.find(text)? + marker.needle().len()));
-        let begin = found.min()?;
+        let begin = self.markers.end_of_first(text)?;
         let length = text[begin..].iter().position(|byte| b" \t\"'&;,".contains(byte));
         Some((begin, length.map_or(text.len(), |length| begin + length)))
     }
@@ -30,11 +29,17 @@ impl Filter for Redact {
         if markers.is_empty() || markers.iter().any(String::is_empty) {
             return Err("config: the texts that stand before secrets".into());
         }
-        let markers = markers.iter().map(|marker| Finder::new(marker.as_bytes()).into_owned());
-        Ok(Self { markers: markers.collect() })
+        Ok(Self { markers: Search::new(markers) })
     }
 
-    fn line(&mut self, line: &[u8], _out: &mut Output) -> Verdict<'_> {
+    fn begin(&mut self, batch: &Batch) {
+        self.markers.begin(batch);
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut Output) -> Verdict<'_> {
+        if !self.markers.may_be_in(out) {
+            return Verdict::Keep;
+        }
         let mut redacted = Vec::new();
         let mut rest = line;
         while let Some((begin, end)) = self.secret(rest) {
