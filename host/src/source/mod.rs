@@ -47,7 +47,7 @@ mod tests;
 /// How often names are looked at without any hint: one path, or the files of a glob.
 const RESCAN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// The same, where there are so many files that this would cost more than a thousandth of a core.
+/// The same, where there are so many files that this would cost more than a two-thousandth of a core.
 const RESCAN_MAX: Duration = Duration::from_secs(60);
 
 /// How soon names are looked at again that change all the time.
@@ -303,7 +303,7 @@ impl Source {
     /// that an idle entry costs nothing.
     fn plan_scan(&mut self, cost: Duration, now: Instant) {
         let rescan = if self.pattern.is_literal() { RESCAN.0 } else { RESCAN.1 };
-        self.next_scan = (now + SCAN_PAUSE.max(cost * 20), now + rescan.max((cost * 1000).min(RESCAN_MAX)));
+        self.next_scan = (now + SCAN_PAUSE.max(cost * 20), now + rescan.max((cost * 2000).min(RESCAN_MAX)));
     }
 
     /// Leaves as many files as the policy of the host lets all entries follow, those first that are
