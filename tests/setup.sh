@@ -35,6 +35,7 @@ packages_to_test() {
     have etcd || echo etcd-server
     have etcdctl || echo etcd-client
     have kcat || echo kcat
+    have valgrind || echo valgrind
     have_java || echo JAVA
     # Maven only fetches Kafka's jars.
     [ -n "${WEIR_KAFKA_LIB:-}" ] || [ target/kafka/lib -nt tests/kafka/pom.xml ] || have mvn || echo maven

@@ -10,10 +10,13 @@
 //! - `run`: one run of one program over files that are there; `throughput`: the tables of such runs.
 //! - `scan`: a search in each line, in a filter and natively.
 //! - `latency`, `idle`: lines that come one by one, and files to which nothing comes.
+//! - `fleet`: many agents on one etcd.
+//! - `stages`, in the library: each stage of the data path alone, for `cargo bench` and for callgrind.
 //! - `report`: what is printed, and kept as markdown and JSON.
 
 mod agent;
 mod bare;
+mod fleet;
 mod idle;
 mod latency;
 mod plan;
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         None => measure(),
         Some((first, rest)) if first == "bare-loop" => bare::run(rest),
+        Some((first, [name, times])) if first == "stage" => stage(name, times),
         Some((first, _)) => {
             Err(anyhow::anyhow!("{first}: what to measure is said by variables, see the Makefile"))
         }
@@ -58,6 +62,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs a stage so often, and says how many lines went through it.
+fn stage(name: &str, times: &str) -> Result<()> {
+    let mut stage = weir_bench::stages::stage(name)?;
+    let lines = (0..times.parse()?).map(|_: u64| stage()).sum::<Result<u64>>()?;
+    println!("{lines}");
+    Ok(())
+}
+
 fn measure() -> Result<()> {
     let plan = Plan::from_env()?;
     let (mut agents, missing) = agent::find()?;
@@ -65,7 +77,7 @@ fn measure() -> Result<()> {
     let mut bench =
         Bench { report: Report::start(&plan, &agents, &missing), plan, agents, kafka: Kafka::shared() };
     type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
-    let measures: [Measure; 9] = [
+    let measures: [Measure; 10] = [
         ("agents", throughput::agents),
         ("codecs", throughput::codecs),
         ("lengths", throughput::lengths),
@@ -75,6 +87,7 @@ fn measure() -> Result<()> {
         ("pack", throughput::pack),
         ("latency", latency::latency),
         ("idle", idle::idle),
+        ("fleet", fleet::fleet),
     ];
     for (name, measure) in measures {
         if bench.plan.has(name) {

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 /// The measures, in the order in which they run.
-pub(crate) const MEASURES: [&str; 9] =
-    ["agents", "codecs", "lengths", "filters", "scan", "entries", "pack", "latency", "idle"];
+pub(crate) const MEASURES: [&str; 10] =
+    ["agents", "codecs", "lengths", "filters", "scan", "entries", "pack", "latency", "idle", "fleet"];
 
 /// How much of it.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) idle_seconds: u64,
     /// Files that lie idle.
     pub(crate) idle_files: Vec<u64>,
+    /// Agents on one etcd.
+    pub(crate) fleet: Vec<u64>,
 }
 
 impl Plan {
@@ -38,10 +40,8 @@ impl Plan {
             lines: number("LINES", 1_000_000)?,
             latency_seconds: number("LATENCY_SECONDS", 20)?,
             idle_seconds: number("IDLE_SECONDS", 60)?,
-            idle_files: match list("IDLE_FILES") {
-                files if files.is_empty() => vec![1_000, 10_000],
-                files => files.iter().map(|n| Ok(n.parse()?)).collect::<Result<_>>()?,
-            },
+            idle_files: numbers("IDLE_FILES", &[1_000, 10_000])?,
+            fleet: numbers("FLEET", &[100, 200])?,
         })
     }
 
@@ -57,6 +57,13 @@ impl Plan {
 fn list(name: &str) -> Vec<String> {
     let text = std::env::var(name).unwrap_or_default();
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Into::into).collect()
+}
+
+fn numbers(name: &str, usual: &[u64]) -> Result<Vec<u64>> {
+    match list(name) {
+        numbers if numbers.is_empty() => Ok(usual.into()),
+        numbers => numbers.iter().map(|n| Ok(n.parse()?)).collect(),
+    }
 }
 
 fn number(name: &str, usual: u64) -> Result<u64> {

@@ -1,0 +1,143 @@
+//! Each stage of the data path on its own: what a chunk of lines goes through, without files and
+//! without a broker elsewhere.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::{Context as _, Result, bail};
+use weir::config::KafkaSettings;
+use weir::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, ModuleCache};
+use weir::ledger::{Ledger, Mark};
+use weir::model::{EntryName, FILTER_MEMORY, FILTER_TIMEOUT, LongLine, Topic};
+use weir::pipeline::{CHUNK_LINES, READ_BYTES};
+use weir::sink::kafka::KafkaSink;
+use weir::sink::{Buffer, Chunk, Done, Finished, Lane, Record, Route, Sink as _};
+use weir::source::lines::{Lines, Rules, Unit};
+use weir_tests::{guests, scratch};
+
+/// The name of each, for [`stage`].
+pub const STAGES: [&str; 5] = ["split", "ledger", "drop_debug", "redact", "enqueue"];
+
+/// Bytes of a line, its newline included. Every other one is a `DEBUG` line.
+pub const LINE_BYTES: usize = 200;
+
+/// Ranges of a file that are under way at once.
+const RANGES: u64 = 64;
+/// What all chunks may take. Bytes.
+const MEMORY: u64 = 64 << 20;
+
+/// Takes one chunk through a stage. Says how many lines that were, or for the ledger ranges.
+pub type Stage = Box<dyn FnMut() -> Result<u64>>;
+
+/// The stage of that name, set up.
+pub fn stage(name: &str) -> Result<Stage> {
+    match name {
+        "split" => Ok(split()),
+        "ledger" => Ok(ledger()),
+        "drop_debug" => filter(&guests::path("drop_debug"), ""),
+        // No line has it.
+        "redact" => filter(&guests::recipe("redact"), r#"["password="]"#),
+        "enqueue" => enqueue(),
+        _ => bail!("{name}: there are {}", STAGES.join(", ")),
+    }
+}
+
+/// What is read at once.
+fn chunk() -> Vec<u8> {
+    let line = |n| {
+        let level = if n % 2 == 0 { "INFO" } else { "DEBUG" };
+        let head = format!("{level} {n:08} ");
+        format!("{head}{}\n", "x".repeat(LINE_BYTES - 1 - head.len()))
+    };
+    (0..READ_BYTES / LINE_BYTES).flat_map(|n| line(n).into_bytes()).collect()
+}
+
+fn lines_of(bytes: &[u8], lines: &mut Lines) {
+    let rules =
+        Rules { skip_empty: true, line_bytes_max: READ_BYTES, long_line: LongLine::Split, unit: Unit::Byte };
+    rules.cut(bytes, CHUNK_LINES, false, lines);
+}
+
+fn split() -> Stage {
+    let (bytes, mut lines) = (chunk(), Lines::default());
+    Box::new(move || {
+        lines_of(&bytes, &mut lines);
+        Ok(lines.starts.len() as u64)
+    })
+}
+
+/// Ranges that begin in order, and of which every second is finished after its successor.
+fn ledger() -> Stage {
+    let (mut ledger, mut next) = (Ledger::new(Mark::default()), 0);
+    Box::new(move || {
+        let ids = next..next + RANGES;
+        next = ids.end;
+        for id in ids.clone() {
+            ledger.begin(id, Mark { offset: (id + 1) * READ_BYTES as u64, ..Mark::default() });
+        }
+        for id in ids {
+            ledger.finish(id ^ 1);
+        }
+        if ledger.is_empty() { Ok(RANGES) } else { bail!("ranges are left") }
+    })
+}
+
+fn filter(module: &Path, config: &str) -> Result<Stage> {
+    let dir = scratch::dir("stage");
+    let cache = ModuleCache::open(dir.path())?;
+    let digest = cache.put(&std::fs::read(module)?)?;
+    let engine = Engine::with_compiler(EngineLimits { memory: FILTER_MEMORY }, Compiler::InProcess)?;
+    let mut filter: Filter = engine.load(&cache, &digest)?.prepare(FilterContext {
+        entry: EntryName("stage".into()),
+        topic: Topic::parse("stage").map_err(anyhow::Error::msg)?,
+        host: "localhost".into(),
+        config: config.into(),
+        timeout: FILTER_TIMEOUT,
+        memory: FILTER_MEMORY,
+        aside: false,
+    })?;
+    let (bytes, mut lines) = (chunk(), Lines::default());
+    lines_of(&bytes, &mut lines);
+    Ok(Box::new(move || {
+        let (starts, ends) = (&lines.starts[..], &lines.ends[..]);
+        let batch = Batch { path: "/stage.log", offset: 0, unix_ms: 0, bytes: &bytes, starts, ends };
+        let outcome = filter.process(&batch);
+        if outcome.broken_batches > 0 {
+            bail!("{:?}", outcome.refused);
+        }
+        Ok(outcome.verdicts.len() as u64)
+    }))
+}
+
+/// To librdkafka's in-process broker, until it has acknowledged each record.
+fn enqueue() -> Result<Stage> {
+    let settings = KafkaSettings { brokers: "mock".into(), properties: BTreeMap::new() };
+    let sink = KafkaSink::start(&settings, MEMORY)?;
+    let (back, done) = channel();
+    let back: Done = Arc::new(move |finished| drop(back.send(finished)));
+    let mut lane = sink.open(&Topic::parse("stage").map_err(anyhow::Error::msg)?, back);
+    lane.partitions().context("the topic")?;
+    let mut lines = Lines::default();
+    let read = chunk();
+    lines_of(&read, &mut lines);
+    let record =
+        |(start, end): (&u32, &u32)| Record { start: *start, len: end - start, buffer: Buffer::Read };
+    let records = lines.starts.iter().zip(&lines.ends).map(record).collect();
+    let mut next = Some(Chunk { id: 1, read, records, ..Chunk::default() });
+    Ok(Box::new(move || {
+        let _alive = &sink;
+        let chunk = next.take().context("the chunk is back")?;
+        let back = send(&mut *lane, chunk, &done)?;
+        let lines = back.records.len() as u64;
+        next = Some(back);
+        Ok(lines)
+    }))
+}
+
+fn send(lane: &mut dyn Lane, chunk: Chunk, done: &Receiver<Finished>) -> Result<Chunk> {
+    lane.send(chunk, None, &Route { partition: Some(0), key: None, headers: None, alone: false });
+    let Finished { chunk, failed } = done.recv()?;
+    if failed.is_empty() { Ok(chunk) } else { bail!("{:?}", failed[0]) }
+}
