@@ -211,6 +211,18 @@ fn rotated_files_that_are_there_at_the_start_are_read_first_the_oldest_before_th
 }
 
 #[test]
+fn a_file_that_is_written_anew_and_ends_in_the_same_hole_is_another_content() {
+    let mut place = Place::new("a.log");
+    place.append("a.log", [0; 98]);
+    assert_eq!(place.lines(), [""; 0]);
+    let line = numbered(0, 1);
+    let text = text(&line);
+    File::create(place.path("a.log")).unwrap();
+    place.append("a.log", [text.as_bytes(), &vec![0; 98 - text.len()]].concat());
+    assert_eq!(place.lines(), line);
+}
+
+#[test]
 fn appended_lines_arrive_once_and_in_order() {
     let mut place = Place::new("a.log");
     place.append("a.log", "one\n");
