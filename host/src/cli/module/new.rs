@@ -14,7 +14,7 @@ use anyhow::{Context as _, ensure};
 use toml::{Table, Value};
 
 /// The sources of the SDK, but for its manifests.
-const SDK: [(&str, &str); 14] = [
+const SDK: [(&str, &str); 15] = [
     ("src/bindings.rs", include_str!("../../../../guest-sdk/src/bindings.rs")),
     ("src/config.rs", include_str!("../../../../guest-sdk/src/config.rs")),
     ("src/host.rs", include_str!("../../../../guest-sdk/src/host.rs")),
@@ -25,6 +25,7 @@ const SDK: [(&str, &str); 14] = [
     ("src/rate.rs", include_str!("../../../../guest-sdk/src/rate.rs")),
     ("src/runtime.rs", include_str!("../../../../guest-sdk/src/runtime.rs")),
     ("src/sample.rs", include_str!("../../../../guest-sdk/src/sample.rs")),
+    ("src/search.rs", include_str!("../../../../guest-sdk/src/search.rs")),
     ("src/testing.rs", include_str!("../../../../guest-sdk/src/testing.rs")),
     ("src/truncate.rs", include_str!("../../../../guest-sdk/src/truncate.rs")),
     ("wit/filter.wit", include_str!("../../../../guest-sdk/wit/filter.wit")),
