@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) fn fleet(bench: &mut Bench) -> Result<()> {
-    let Some(weir) = bench.agent("weir").cloned() else { return Ok(()) };
+    let Some(agent) = bench.agent("weir").cloned() else { return Ok(()) };
     for count in bench.plan.fleet.clone() {
         let (etcd, dir) = (Etcd::private(), scratch::dir("fleet"));
         let start = |n: u64| -> Result<Process> {
@@ -39,30 +39,25 @@ pub(crate) fn fleet(bench: &mut Bench) -> Result<()> {
             );
             let config = home.join("weir.toml");
             fs::write(&config, settings)?;
-            let mut command = Command::new(&weir.program);
+            let mut command = Command::new(&agent.program);
             command.args(["run", "--config"]).arg(&config).env("RUST_LOG", "warn");
             Ok(Process::start("weir", command, &home.join("output.log")))
         };
-        let say = |args: &[&str]| -> Result<String> {
+        let weir = |args: &[&str]| -> Result<()> {
             let config = dir.path().join("0/weir.toml");
-            let output = Command::new(&weir.program).args(args).arg("--config").arg(config).output()?;
+            let output = Command::new(&agent.program).args(args).arg("--config").arg(config).output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "weir {}: {said}", args.join(" "));
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            Ok(())
         };
         let edit = |filter: Option<&str>, line_bytes_max: u64| {
-            let topic = "fleet";
-            let mut entry = json!({"name": "app", "path": dir.path().join("*/app.log"), "topic": topic,
-                "line_bytes_max": line_bytes_max});
-            if let Some(filter) = filter {
-                entry["filter"] = json!(filter);
-            }
+            let path = dir.path().join("*/app.log");
+            let entry = json!({"name": "app", "path": path, "topic": "fleet", "line_bytes_max": line_bytes_max,
+                "filter": filter});
             etcd.put(LIST, json!([entry]).to_string())
         };
-        let applied = |revision: i64| -> Result<Duration> {
-            let begun = Instant::now();
-            say(&["fleet", "--wait", &revision.to_string(), "--within", &PATIENCE.as_secs().to_string()])?;
-            Ok(begun.elapsed())
+        let applied = |revision: i64| {
+            weir(&["fleet", "--wait", &revision.to_string(), "--within", &PATIENCE.as_secs().to_string()])
         };
 
         let first = edit(None, 10_000);
@@ -77,10 +72,10 @@ pub(crate) fn fleet(bench: &mut Bench) -> Result<()> {
             std::thread::sleep(Duration::from_secs(bench.plan.idle_seconds));
             Ok(())
         })?;
-        let edited = Load::between(&etcd, || applied(edit(None, 20_000)).map(drop))?;
+        let edited = Load::between(&etcd, || applied(edit(None, 20_000)))?;
         let module = guests::path("drop_debug");
         let size = fs::metadata(&module)?.len();
-        say(&["module", "push", &module.to_string_lossy(), "--tag", "fleet"])?;
+        weir(&["module", "push", &module.to_string_lossy(), "--tag", "fleet"])?;
         let pushed = Load::between(&etcd, || {
             let begun = Load::of(&etcd)?;
             edit(Some("fleet"), 20_000);

@@ -21,7 +21,7 @@ use weir_tests::{guests, scratch};
 pub const STAGES: [&str; 5] = ["split", "ledger", "drop_debug", "redact", "enqueue"];
 
 /// Bytes of a line, its newline included. Every other one is a `DEBUG` line.
-pub const LINE_BYTES: usize = 200;
+const LINE_BYTES: usize = 200;
 
 /// Ranges of a file that are under way at once.
 const RANGES: u64 = 64;

@@ -17,8 +17,9 @@ use weir_tests::lines::{LineFile, Tally};
 use weir_tests::mock::MockKafka;
 use weir_tests::topic::Topic;
 use weir_tests::wait::{SOON, eventually};
-use weir_tests::weir::Weir;
+use weir_tests::weir::{Lines, Weir};
 
+use crate::faults::{AGENT_MEMORY, FILE_BYTES};
 use crate::{LONG, host, unconnected};
 
 /// Lines of a backlog: seconds of work.
@@ -29,8 +30,6 @@ const LINE_BYTES: usize = 200;
 const PACE: Duration = Duration::from_millis(5);
 /// `limits.memory`. Bytes.
 const MEMORY: u64 = 32 << 20;
-/// What the agent may take beside `limits.memory`. Bytes.
-const AGENT_MEMORY: u64 = 40 << 20;
 
 /// A topic on which each record has the time at which it was written to the broker's log.
 fn timed(prefix: &str) -> Topic {
@@ -164,8 +163,6 @@ fn a_broker_that_is_away_costs_the_entries_of_another_neither_memory_nor_time() 
 #[test]
 fn all_at_once_stays_within_the_memory_also_while_the_broker_is_away() {
     const FILES: u64 = 10_000;
-    // What is known of a file.
-    const FILE_BYTES: u64 = 4 << 10;
     const LONG_LINES: u64 = 200;
     let kafka = Kafka::private();
     let topic = kafka.topic("all", 2);
@@ -189,21 +186,15 @@ fn all_at_once_stays_within_the_memory_also_while_the_broker_is_away() {
             long.write_all(&[b'l'; 1 << 20]).and_then(|()| long.write_all(b"\n")).expect("write a long line");
         }
     };
+    let await_each = |what: &str, lines: fn(&Lines) -> u64| {
+        let look = || names.map(|name| lines(&weir.lines(name)));
+        eventually(LONG, what, look, |each| each.iter().all(|lines| *lines > 0));
+    };
     write(1);
-    eventually(
-        LONG,
-        "some lines of each",
-        || names.map(|name| weir.lines(name).delivered),
-        |delivered| delivered.iter().all(|lines| *lines > 0),
-    );
+    await_each("some lines of each", |lines| lines.delivered);
     kafka.kill();
     write(1);
-    eventually(
-        LONG,
-        "lines of each that wait",
-        || names.map(|name| weir.lines(name).in_flight),
-        |waiting| waiting.iter().all(|lines| *lines > 0),
-    );
+    await_each("lines of each that wait", |lines| lines.in_flight);
     kafka.start();
     let long = ("long", 2 * LONG_LINES * 4);
     for (name, lines) in [("load", BACKLOG / 5), long, ("many", FILES * 2), ("replaced", BACKLOG / 5)] {

@@ -42,7 +42,10 @@ const MEMORY: u64 = 16 << 20;
 /// What may be acknowledged and not yet written down when the agent is killed. Bytes.
 const UNSAVED: u64 = 16 << 20;
 /// Beyond the memory for chunks, the agent may take so much. Bytes.
-const AGENT_MEMORY: u64 = 40 << 20;
+pub(crate) const AGENT_MEMORY: u64 = 40 << 20;
+
+/// What it may take beside that where there are very many files: their names and places. Bytes a file.
+pub(crate) const FILE_BYTES: u64 = 4096;
 
 /// For what must happen: how soon is part of the verdict where that was promised, and a machine that is
 /// busy with all faults at once is slow.

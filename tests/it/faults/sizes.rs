@@ -10,11 +10,8 @@ use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
 use weir_tests::wait::eventually;
 
-use super::{AGENT_MEMORY, MEMORY, Outcome, PATIENCE, Plan, mib, seconds};
+use super::{AGENT_MEMORY, FILE_BYTES, MEMORY, Outcome, PATIENCE, Plan, mib, seconds};
 use crate::host;
-
-/// What a host with very many files may take beside: their names and places. Bytes a file.
-const FILE_BYTES: u64 = 4096;
 
 #[test]
 fn a_line_of_any_length_is_delivered_in_parts_within_the_memory() {
