@@ -204,8 +204,9 @@ impl Source {
         let is_likely =
             |tail: &&Tail| has_twin || is_live(tail) || tail.is_doubtful() || tail.next_content() > 0;
         let Some(tail) = self.tails.get(&key).filter(is_likely) else { return false };
-        let (id, path, next_content) = (tail.id, tail.path.clone(), tail.next_content());
+        let (id, path) = (tail.id, tail.path.clone());
         let Some(copy) = self.find_copy(key) else { return false };
+        let next_content = tail.next_content_beside(copy.stat.size, copy.stat.modified);
         let lost = self.go_on_in_copy(key, copy, now);
         remove_if(&mut self.by_id, &id, key);
         remove_if(&mut self.by_path, &path, key);

@@ -137,10 +137,10 @@ impl Source {
         self.replaced_by_copy(&copy.stat, now);
         let Some(tail) = self.tails.get_mut(&key) else { return false };
         let was = (tail.id, tail.path.clone());
-        let next_content = tail.next_content();
+        let next_content = tail.next_content_beside(length, copy.stat.modified);
         info!(entry = %self.entry, path = %tail.path.display(), packed = %copy.path.display(),
             "a file was compressed; what was not read of it is read from there");
-        let (id, path) = (copy.stat.id, copy.path.clone());
+        let (id, path, modified) = (copy.stat.id, copy.path.clone(), copy.stat.modified);
         self.heads.remove(tail.heads(), key);
         tail.go_on_packed(copy, length, now);
         self.heads.add(tail.heads(), key);
@@ -150,8 +150,9 @@ impl Source {
         self.count_lost("deleted", next_content, &was.1);
         // Its copy, which was compressed.
         let is_copy = |tail: &Tail| {
-            let is_named = tail.is_unread() && gzip::name_of(&tail.path) == path;
-            (tail.twin == Some(key) || is_named) && !leads_to(&tail.path, tail.id) && tail.size() == length
+            let is_made_of = gzip::name_of(&tail.path) == path || tail.modified() == modified;
+            let is_copy = tail.twin == Some(key) || (tail.is_unread() && is_made_of);
+            is_copy && !leads_to(&tail.path, tail.id) && tail.size() == length
         };
         for copy in self.keys(|tail| tail.incarnation != key && !tail.is_packed() && is_copy(tail)) {
             self.give_up(copy, "truncated", 0);

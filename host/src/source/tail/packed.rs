@@ -20,8 +20,9 @@ pub(super) struct Packed {
     unzip: Option<Box<Unzip>>,
     /// Its size on the disk.
     size: u64,
-    /// It is taken for the file that was followed before, until the bytes before the place tell.
-    adopted: bool,
+    /// It is taken for the file that was followed before, until the bytes before the place tell; and when that
+    /// was last written to.
+    adopted: Option<i64>,
 }
 
 /// What is to be done about a compressed file of which nothing more can be had.
@@ -40,7 +41,7 @@ pub enum Damage {
 
 impl Packed {
     pub(super) fn resume(size: u64) -> Self {
-        Self { unzip: None, size, adopted: false }
+        Self { unzip: None, size, adopted: None }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -71,7 +72,7 @@ impl Tail {
         let packed = self.packed.get_or_insert_with(|| {
             // What was seen of it so far was its size on the disk.
             self.seen = 0;
-            Packed { unzip: None, size: stat.size, adopted: false }
+            Packed { unzip: None, size: stat.size, adopted: None }
         });
         packed.size = stat.size;
         (self.size, self.suspect, self.partial_at) = (length.max(1), false, 0);
@@ -88,8 +89,8 @@ impl Tail {
         self.cut(length);
         self.seen = self.read_to + unread;
         self.close();
+        self.packed = Some(Packed { unzip: None, size: stat.size, adopted: Some(self.modified) });
         (self.path, self.id, self.file, self.modified) = (path, stat.id, Some(file), stat.modified);
-        self.packed = Some(Packed { unzip: None, size: stat.size, adopted: true });
         let is_done = length == self.read_to && self.seen <= length;
         self.size = if is_done { length } else { length.max(self.read_to + 1) };
         (self.suspect, self.shrunk, self.partial_at) = (false, false, 0);
@@ -100,13 +101,14 @@ impl Tail {
 
     /// Whether it was taken to go on in a compressed file of which nothing was read.
     pub fn is_adopted(&self) -> bool {
-        self.packed.as_ref().is_some_and(|packed| packed.adopted) && self.read_to == 0
+        self.packed.as_ref().is_some_and(|packed| packed.adopted.is_some()) && self.read_to == 0
     }
 
     /// What it went on in is another file's content. It is as gone as before.
     pub fn leave_packed(&mut self) -> FileId {
         self.close();
-        (self.packed, self.size) = (None, self.seen);
+        self.modified = self.packed.take().and_then(|packed| packed.adopted).unwrap_or(self.modified);
+        self.size = self.seen;
         self.rejected.push(self.id);
         self.id
     }
@@ -180,7 +182,7 @@ impl Tail {
             let before = &before[before.len().saturating_sub(trace.tail_len.into())..];
             if reaches < self.read_to || !trace.matches(before) {
                 let lost = self.seen.saturating_sub(self.read_to);
-                return Ok(if packed.adopted { Fill::Other } else { Fill::Rewritten { lost } });
+                return Ok(if packed.adopted.is_some() { Fill::Other } else { Fill::Rewritten { lost } });
             }
             self.before = before.to_vec();
             self.verified = true;

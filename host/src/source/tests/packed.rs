@@ -303,3 +303,30 @@ fn what_is_under_way_and_not_in_a_compressed_copy_is_counted_after_a_crash() {
     assert_eq!(wait_and_read(&mut place), numbered(10, 20));
     assert_eq!(place.lost(), [("truncated", text(&numbered(20, 30)).len() as u64)]);
 }
+
+#[test]
+fn a_copy_that_was_seen_before_it_was_compressed_takes_nothing_from_what_it_was_made_of() {
+    let mut place = Place::new("a.log*");
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.unfinished_lines(), numbered(0, 10));
+    let copy_and_truncate = |place: &Place| {
+        fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
+        File::create(place.path("a.log")).unwrap();
+    };
+    copy_and_truncate(&place);
+    place.restart();
+    place.source.tick(place.now);
+    gzip(&place, "a.log.1");
+    place.rename("a.log.1.gz", "a.log.2.gz");
+    place.append("a.log", text(&numbered(10, 20)));
+    copy_and_truncate(&place);
+    // It is noticed by a read, before names are looked at.
+    place.now += READ_SOON;
+    place.read_chunk(1);
+    place.append("a.log", text(&numbered(20, 30)));
+    // The second copy, of which nothing was read, is a file like any other.
+    let lines = wait_and_read(&mut place);
+    assert_eq!(lines.len(), 30);
+    assert!(lines.starts_with(&[numbered(0, 10), numbered(20, 30)].concat()), "{lines:?}");
+    assert_eq!(place.lost(), []);
+}
