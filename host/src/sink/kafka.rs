@@ -277,9 +277,6 @@ struct KafkaLane {
 impl KafkaLane {
     /// Hands the chunk over; what comes back at once is returned.
     fn try_send(&mut self, chunk: Chunk, only: Option<&[u32]>, route: &Route) -> Option<Landed> {
-        if self.home.is_closed() {
-            return self.bounce(chunk, only, Bounce::LaneClosed);
-        }
         let producer = match self.sink.producer(&self.topic, route.alone) {
             Ok(producer) => producer,
             Err(_) if self.sink.stopped.load(Ordering::Acquire) => {

@@ -107,14 +107,17 @@ impl Producer {
         home: &Arc<Home>,
     ) -> Option<Landed> {
         // Fails only while the keeper takes the producer away: then it is as good as gone.
-        if let Ok(native) = self.native.try_read()
-            && let Some(native) = &*native
-        {
-            return native.send(batch, topic, chunk, only, route, home);
-        }
-        let bounce = match *lock(&self.state) {
-            State::Running => Bounce::Rebuilding,
-            _ => Bounce::Stopped,
+        let native = self.native.try_read();
+        let native = native.as_ref().ok().and_then(|native| native.as_ref());
+        // Looked at after the producer is there: the lanes of what failed with the last one were closed
+        // before this one could be seen.
+        let bounce = match native {
+            Some(native) if !home.is_closed() => {
+                return native.send(batch, topic, chunk, only, route, home);
+            }
+            Some(_) => Bounce::LaneClosed,
+            None if *lock(&self.state) == State::Running => Bounce::Rebuilding,
+            None => Bounce::Stopped,
         };
         let verdict = self.plan.tally.bounce(bounce, sent(&chunk, only).count());
         Some(Landed::bounced(chunk, only, home, &verdict))
@@ -280,7 +283,30 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Buffer, Record};
     use super::*;
+
+    #[test]
+    fn a_lane_that_closes_between_its_last_look_and_the_hand_over_sends_nothing() {
+        let producer = Producer::start(Plan {
+            properties: Vec::new(),
+            orphan_bytes_max: 0,
+            tally: Arc::default(),
+            on_fatal: Box::new(|_| ()),
+        })
+        .unwrap();
+        let record = Record { start: 0, len: 4, buffer: Buffer::Read };
+        let chunk = || Chunk { read: b"line".into(), records: vec![record], ..Chunk::default() };
+        let route = Route { partition: Some(0), key: None, headers: None, alone: false };
+        let (home, topic) = (Home::new(Arc::new(|_| ())), Topic::parse("t").unwrap());
+        let send = || producer.send(&mut Batch::default(), &topic, chunk(), None, &route, &home);
+        assert!(send().is_none(), "it is taken");
+        let verdict = producer.plan.tally.bounce(Bounce::NoReport, 1);
+        drop(Landed::bounced(chunk(), None, &home, &verdict));
+        assert_eq!(send().map(|landed| landed.failed()), Some(1));
+        producer.stop(Instant::now());
+        producer.stopped(Instant::now() + PURGE * 10);
+    }
 
     #[test]
     fn rebuilds_that_follow_one_another_wait_longer_and_longer() {
