@@ -76,6 +76,11 @@ impl Ledger {
         self.committed
     }
 
+    /// Gives back memory that ranges took.
+    pub fn shrink(&mut self) {
+        self.ranges.shrink_to_fit();
+    }
+
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()

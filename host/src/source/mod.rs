@@ -22,6 +22,7 @@ use self::identity::{FileId, Stat, Trace, read_at};
 use self::lines::{Lines, Rules};
 use self::records::{Cutter, End};
 use self::tail::{Fate, Fill, Tail, is_gone};
+use self::tails::Tails;
 use crate::ledger::Mark;
 use crate::model::{Entry, EntryName, LongLine, StartAt};
 use crate::policy::{FileShare, OpenError, Policy};
@@ -39,6 +40,7 @@ pub mod lines;
 mod packed;
 pub mod records;
 pub mod tail;
+mod tails;
 pub mod watch;
 
 #[cfg(test)]
@@ -91,7 +93,7 @@ pub struct Source {
     policy: Arc<Policy>,
     checkpoints: Arc<Checkpoints>,
     held_limits: HeldLimits,
-    tails: BTreeMap<u64, Tail>,
+    tails: Tails,
     by_id: HashMap<FileId, u64>,
     by_path: HashMap<PathBuf, u64>,
     /// Names that are links, by where they led to when names were looked at last.
@@ -163,7 +165,7 @@ impl Source {
             first: Some(checkpoints.load(&entry.name)),
             checkpoints,
             held_limits,
-            tails: BTreeMap::new(),
+            tails: Tails::default(),
             by_id: HashMap::new(),
             by_path: HashMap::new(),
             links: HashMap::new(),
@@ -632,7 +634,7 @@ impl Source {
         self.by_path.insert(tail.path.clone(), key);
         self.heads.add(tail.heads(), key);
         tail.after = self.by_origin.insert(tail.origin.clone(), key);
-        self.tails.insert(key, tail);
+        self.tails.insert(tail);
         self.enqueue(key);
     }
 
@@ -952,7 +954,7 @@ impl Source {
             }
         }
         self.stand_in(&anew.origin, key, Some(number));
-        self.tails.insert(number, anew);
+        self.tails.insert(anew);
         self.enqueue(number);
     }
 
@@ -1011,7 +1013,7 @@ impl Source {
     /// Chunk `id` of the file is finished.
     pub fn finished(&mut self, incarnation: u64, id: u64) {
         let Some(tail) = self.tails.get_mut(&incarnation) else { return };
-        let bytes = tail.ledger.finish(id);
+        let bytes = tail.finished(id);
         if bytes > 0 {
             self.note(incarnation, bytes);
         }

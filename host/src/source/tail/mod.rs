@@ -475,6 +475,26 @@ impl Tail {
         if let Some(packed) = &mut self.packed {
             packed.close();
         }
+        self.shrink();
+    }
+
+    /// Chunk `id` is finished. Returns by how many bytes the committed offset moved.
+    pub fn finished(&mut self, id: u64) -> u64 {
+        let moved = self.ledger.finish(id);
+        if !self.is_open() && self.ledger.is_empty() {
+            self.shrink();
+        }
+        moved
+    }
+
+    /// Gives back what only a file takes that is read from: most of very many files are not.
+    fn shrink(&mut self) {
+        self.forget_sightings();
+        self.sightings.shrink_to_fit();
+        self.samples.shrink_to_fit();
+        self.heads.shrink_to_fit();
+        self.before.shrink_to_fit();
+        self.ledger.shrink();
     }
 
     /// How long it has not grown.
@@ -538,11 +558,14 @@ impl Tail {
 
     /// Since when the oldest of those bytes have been there.
     pub fn lag_since(&mut self) -> Option<Instant> {
-        let committed = self.ledger.committed().offset;
-        while self.sightings.front().is_some_and(|(_, size)| *size <= committed) {
-            self.sightings.pop_front();
-        }
+        self.forget_sightings();
         if self.lag() == 0 { None } else { self.sightings.front().map(|(at, _)| *at) }
+    }
+
+    /// Those of bytes that are finished.
+    fn forget_sightings(&mut self) {
+        let committed = self.ledger.committed().offset;
+        while self.sightings.pop_front_if(|(_, size)| *size <= committed).is_some() {}
     }
 
     /// Opens the file where it is closed, and checks that it is the one.

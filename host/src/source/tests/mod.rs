@@ -350,7 +350,7 @@ fn what_is_written_to_a_renamed_file_is_read_however_idle_it_was() {
     writer.write_all(b"very late\n").unwrap();
     assert_eq!(place.lines(), ["very late"]);
     place.wait(FORGOTTEN_AFTER + seconds(20));
-    assert_eq!((place.source.tails.len(), place.records()), (1, 1), "it is forgotten");
+    assert_eq!((place.source.tails.values().count(), place.records()), (1, 1), "it is forgotten");
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn a_deleted_file_that_was_closed_is_forgotten_and_what_is_missing_counted() {
     fs::remove_file(place.path("a.log")).unwrap();
     assert_eq!(place.lines(), [""; 0]);
     assert_eq!(place.lost(), [("deleted", 7)]);
-    assert_eq!((place.source.tails.len(), place.records()), (0, 0));
+    assert_eq!((place.source.tails.values().count(), place.records()), (0, 0));
 }
 
 /// Files of a filesystem without birth times: an inode is given to the next file at once.
@@ -551,7 +551,7 @@ fn without_birth_times_an_inode_that_is_reused_while_it_is_followed_is_another_f
     let mut place = Place::new("*.log");
     place.append("a.log", "one\n");
     assert_eq!(place.lines(), ["one"]);
-    let key = *place.source.tails.keys().next().unwrap();
+    let key = place.source.tails.values().next().unwrap().incarnation;
     fs::remove_file(place.path("a.log")).unwrap();
     place.append("b.log", "two\n");
     let mut stat = Stat::at(&place.path("b.log")).unwrap();
@@ -569,7 +569,7 @@ fn without_birth_times_an_inode_that_is_reused_while_it_is_followed_is_another_f
     let key = tails[0].incarnation;
     place.rename("b.log", "c.log");
     place.source.still_there(key, &place.path("c.log"), &stat, place.now);
-    assert_eq!(place.source.tails.keys().collect::<Vec<_>>(), [&key]);
+    assert!(place.source.tails.values().map(|tail| tail.incarnation).eq([key]));
 }
 
 #[test]
@@ -639,7 +639,7 @@ fn deleted_files_are_held_only_up_to_the_limits() {
         assert_eq!(place.open_files(), 0);
         assert_eq!(place.lost(), [("held_limit", 14)]);
         place.finish_all();
-        assert_eq!((place.source.tails.len(), place.records()), (0, 0));
+        assert_eq!((place.source.tails.values().count(), place.records()), (0, 0));
     }
 }
 

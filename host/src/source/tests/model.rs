@@ -470,7 +470,7 @@ impl Model {
 
     fn tail(&self, id: FileId) -> Option<&Tail> {
         let source = &self.place.source;
-        source.by_id.get(&id).map(|key| &source.tails[key])
+        source.by_id.get(&id).and_then(|key| source.tails.get(key))
     }
 
     /// Before the source looks: whether that tells it that a content is gone that it saw and did not read.
