@@ -5,7 +5,8 @@
 //! shared it takes at most a quarter. When nothing is left, reading stops: the file is the buffer.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// What librdkafka and weir keep for a record beside its bytes. librdkafka's part was measured as
 /// 185 bytes (RSS per queued message less its payload, librdkafka 2.12).
@@ -18,12 +19,29 @@ pub const CHUNK_BYTES: u64 = 1024;
 /// The smallest reserve of a pipeline. Bytes.
 pub const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 
+/// What part of the budget may lie in buffers that nobody uses, on top of it.
+const SPARE_PART: usize = 8;
+
+/// Buffers that nobody needed for so long are given back.
+const SPARE_KEPT: Duration = Duration::from_secs(1);
+
 /// The budget of the agent.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
     shared: AtomicI64,
     shares: Mutex<Vec<Weak<Share>>>,
+    spare: Mutex<Spare>,
+}
+
+/// Buffers for whichever pipeline reads next. An allocator keeps what is freed for the thread that took
+/// it; with many pipelines that comes to several times what is in use.
+#[derive(Debug)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    /// The fewest there were since then.
+    fewest: usize,
+    since: Instant,
 }
 
 /// A pipeline's share: its reserve, and its part of what is shared.
@@ -47,7 +65,12 @@ pub struct Charge {
 impl Budget {
     /// A budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { total, shared: AtomicI64::new(total as i64), shares: Mutex::default() })
+        Arc::new(Self {
+            total,
+            shared: AtomicI64::new(total as i64),
+            shares: Mutex::default(),
+            spare: Mutex::new(Spare { buffers: Vec::new(), fewest: 0, since: Instant::now() }),
+        })
     }
 
     /// A share for one more pipeline. Half of the budget is divided evenly into reserves, so those
@@ -80,6 +103,10 @@ impl Budget {
         drop(shares);
     }
 
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is in use or reserved. Bytes.
     pub fn used(&self) -> u64 {
         (self.total as i64 - self.shared.load(Ordering::Relaxed)).max(0) as u64
@@ -102,6 +129,33 @@ impl Share {
     /// The largest charge that can ever be had.
     pub fn largest(&self) -> u64 {
         self.reserve().max(self.budget.total / 4)
+    }
+
+    /// A buffer that was used before, or an empty one.
+    pub fn buffer(&self) -> Vec<u8> {
+        let mut spare = self.budget.spare();
+        let buffer = spare.buffers.pop().unwrap_or_default();
+        spare.fewest = spare.fewest.min(spare.buffers.len());
+        buffer
+    }
+
+    /// Keeps a buffer for whoever reads next, where there are not too many.
+    pub fn keep(&self, buffer: Vec<u8>) {
+        let mut spare = self.budget.spare();
+        let most = self.budget.total as usize / SPARE_PART / buffer.capacity().max(1);
+        if spare.buffers.len() < most {
+            spare.buffers.push(buffer);
+        }
+    }
+
+    /// Gives back buffers that nobody needed for a while.
+    pub fn rest(&self, now: Instant) {
+        let mut spare = self.budget.spare();
+        if now.saturating_duration_since(spare.since) >= SPARE_KEPT {
+            let needed = spare.buffers.len() - spare.fewest;
+            spare.buffers.truncate(needed);
+            (spare.fewest, spare.since) = (needed, now);
+        }
     }
 
     /// Takes `bytes` from what is shared or else from the reserve; `None` when neither has them.
@@ -233,6 +287,27 @@ mod tests {
         assert!(budget.used() <= 32 << 20);
         drop(shares);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_given_back_when_nobody_needs_them() {
+        let budget = Budget::new(1 << 20);
+        let (one, other) = (budget.share(), budget.share());
+        assert_eq!(one.buffer().capacity(), 0);
+        (0..20).for_each(|_| one.keep(vec![0; 16 << 10]));
+        let kept = || budget.spare().buffers.len();
+        assert_eq!(kept(), 8, "an eighth of the budget");
+        assert_eq!(other.buffer().len(), 16 << 10);
+        let now = Instant::now();
+        other.rest(now + SPARE_KEPT);
+        assert_eq!(kept(), 7, "some were needed when there were none");
+        one.keep(other.buffer());
+        other.rest(now + SPARE_KEPT * 3 / 2);
+        assert_eq!(kept(), 7);
+        other.rest(now + SPARE_KEPT * 2);
+        assert_eq!(kept(), 1, "of seven one was needed");
+        other.rest(now + SPARE_KEPT * 3);
+        assert_eq!(kept(), 0);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub mod filter;
 pub mod sink;
 pub mod source;
 
+pub mod allocator;
 pub mod budget;
 pub mod ledger;
 pub mod pipeline;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    weir::allocator::share();
     let cli = weir::cli::Cli::parse();
     match cli.run() {
         Ok(code) => code,

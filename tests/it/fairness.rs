@@ -161,6 +161,27 @@ fn a_broker_that_is_away_costs_the_entries_of_another_neither_memory_nor_time() 
 }
 
 #[test]
+fn many_busy_entries_stay_within_the_memory_together() {
+    const ENTRIES: u64 = 10;
+    const LINES: u64 = BACKLOG / ENTRIES;
+    let topic = Kafka::shared().topic("busy", 2);
+    let mut weir = host().setting("limits", &format!("memory = {MEMORY}"));
+    let name = |n: u64| format!("busy{n}");
+    let file = |n| LineFile::create(weir.log(&format!("{}.log", name(n))), &name(n), LINE_BYTES);
+    let mut files: Vec<_> = (0..ENTRIES).map(file).collect();
+    files.iter_mut().for_each(|file| file.write(LINES));
+    weir.list(&json!((0..ENTRIES).map(|n| entry(&weir, &name(n), &topic)).collect::<Vec<_>>()));
+    weir.start();
+    for n in 0..ENTRIES {
+        weir.await_finished(&name(n), LINES, LONG);
+    }
+    let (peak, most) = (weir.peak_memory(), MEMORY + AGENT_MEMORY);
+    assert!(weir.stop().success());
+    println!("peak {} of {} MiB", peak >> 20, most >> 20);
+    assert!(peak < most, "{} MiB", peak >> 20);
+}
+
+#[test]
 fn all_at_once_stays_within_the_memory_also_while_the_broker_is_away() {
     const FILES: u64 = 10_000;
     const LONG_LINES: u64 = 200;

@@ -50,9 +50,6 @@ pub const READ_BYTES: usize = 256 * 1024;
 /// Lines in a chunk of [`READ_BYTES`]; shorter lines make smaller chunks.
 pub const CHUNK_LINES: usize = 4096;
 
-/// Read buffers kept for the next chunks.
-const SPARE_BUFFERS: usize = 4;
-
 /// How long a report may be older than the truth.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -212,7 +209,6 @@ pub struct Pipeline {
     health: Health,
     gate: Gate,
     lines: Lines,
-    spare: Vec<Vec<u8>>,
     flights: BTreeMap<u64, Flight>,
     ranges: HashMap<u64, Range>,
     recovery: Recovery,
@@ -392,7 +388,6 @@ impl Pipeline {
             stats: FilterStats::default(),
             health: Health::default(),
             lines: Lines::default(),
-            spare: Vec::new(),
             flights: BTreeMap::new(),
             ranges: HashMap::new(),
             recovery: Recovery::new(now),
@@ -502,31 +497,36 @@ impl Pipeline {
         }
         let Some((want, charge)) = self.room() else {
             self.cramped.get_or_insert(now);
-            self.spare.clear();
             // What is under way says when it is back.
             return Step::Blocked(now + if self.flights.is_empty() { ROOM_RETRY } else { RETRY });
         };
         self.cramped = None;
         let lines_max = (charge.bytes() / (2 * self.record_bytes)).clamp(1, CHUNK_LINES as u64) as usize;
-        let mut buffer = self.spare.pop().unwrap_or_default();
+        let mut buffer = if want < READ_BYTES { Vec::new() } else { self.share.buffer() };
         let mut lines = std::mem::take(&mut self.lines);
         let want = if self.source.need().is_some() { want } else { self.pace.clamp(want) };
         let piece = self.source.read(want, lines_max, &mut buffer, &mut lines, now);
         let step = match piece {
             Some(piece) => {
+                if lines.raw.is_none() && lines.used < buffer.capacity() / 4 {
+                    // Few lines travel in a buffer of their size.
+                    let few = buffer[..lines.used].to_vec();
+                    self.keep(std::mem::replace(&mut buffer, few));
+                }
                 let chunk = Chunk { read: buffer, charge: Some(charge), ..Chunk::default() };
                 self.process(&piece, chunk, &mut lines, now);
-                self.spare.extend(lines.raw.take());
-                Step::Progress
-            }
-            None if self.source.need().is_some() => {
-                self.spare.push(buffer);
+                lines.raw.take().into_iter().for_each(|raw| self.keep(raw));
                 Step::Progress
             }
             None => {
-                // An idle entry keeps no memory.
-                self.spare.clear();
-                Step::Idle
+                self.keep(buffer);
+                if self.source.need().is_some() {
+                    Step::Progress
+                } else {
+                    // An idle agent keeps little memory.
+                    self.share.rest(now);
+                    Step::Idle
+                }
             }
         };
         self.lines = lines;
@@ -666,9 +666,14 @@ impl Pipeline {
         }
     }
 
-    fn recycle(&mut self, chunk: Chunk) {
-        if self.spare.len() < SPARE_BUFFERS && chunk.read.len() >= READ_BYTES {
-            self.spare.push(chunk.read);
+    fn recycle(&self, chunk: Chunk) {
+        self.keep(chunk.read);
+    }
+
+    /// A buffer of the usual size is used again.
+    fn keep(&self, buffer: Vec<u8>) {
+        if (READ_BYTES..READ_BYTES * 2).contains(&buffer.capacity()) {
+            self.share.keep(buffer);
         }
     }
 }
