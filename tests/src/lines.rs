@@ -408,7 +408,10 @@ impl FileTally {
             self.highest.resize(partition + 1, None);
         }
         let highest = &mut self.highest[partition];
-        if highest.is_some_and(|highest| seq < highest) {
+        if let Some(highest) = highest.filter(|highest| seq < *highest) {
+            if self.found.reordered == 0 {
+                self.found.first_reordered = format!("{seq} behind {highest}");
+            }
             self.found.reordered += 1;
         }
         *highest = (*highest).max(Some(seq));
@@ -446,6 +449,8 @@ pub struct FileVerdict {
     pub damaged: u64,
     /// Which are lost: the first few.
     pub first_lost: String,
+    /// The first line that was reordered, and the highest before it.
+    pub first_reordered: String,
 }
 
 /// What became of all lines.
@@ -508,16 +513,16 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (id, file) in &self.files {
-            let FileVerdict { expected, seen, lost, repeated, reordered, unwanted, damaged, first_lost } =
-                file;
+            let FileVerdict { expected, seen, lost, repeated, reordered, unwanted, damaged, .. } = file;
             write!(f, "{id}: expected {expected}, seen {seen}, lost {lost}")?;
             if *lost > 0 {
-                write!(f, " ({first_lost})")?;
+                write!(f, " ({})", file.first_lost)?;
             }
-            writeln!(
-                f,
-                ", repeated {repeated}, reordered {reordered}, unwanted {unwanted}, damaged {damaged}"
-            )?;
+            write!(f, ", repeated {repeated}, reordered {reordered}")?;
+            if *reordered > 0 {
+                write!(f, " ({})", file.first_reordered)?;
+            }
+            writeln!(f, ", unwanted {unwanted}, damaged {damaged}")?;
         }
         match &self.example {
             Some(example) => writeln!(f, "strangers: {}, the first of them {example:?}", self.strangers),
