@@ -27,8 +27,10 @@ pub(crate) fn scan(bench: &mut Bench) -> Result<()> {
         "bytes a line",
         "filter, ns a line",
         "identity filter",
-        "natively",
-        "× native, what the search adds",
+        "natively, line by line",
+        "× that, what the search adds",
+        "natively, all at once",
+        "× that",
     ];
     let mut table = Table::new("scan", "A search for a text that is not there", &columns);
     for length in LENGTHS {
@@ -37,45 +39,50 @@ pub(crate) fn scan(bench: &mut Bench) -> Result<()> {
         let line = |n| format!("INFO {n:08} {}", "x".repeat(length - 14));
         let text: String = (0..LINES).map(|n| line(n) + "\n").collect();
         std::fs::write(&file, &text)?;
-        let (mut filters, mut identities, mut natives, mut ratios) = (vec![], vec![], vec![], vec![]);
+        let mut figures: [Vec<f64>; 6] = Default::default();
         for _ in 0..bench.plan.rounds {
             let mut command = Command::new(&weir.program);
             command.args(["module", "bench"]).arg(&module).arg(&file);
             let said = command.args(["--with-config", &json!([TEXT]).to_string()]).output()?;
             let said = String::from_utf8_lossy(&said.stdout).into_owned();
-            let (filter, identity) = figures(&said).with_context(|| format!("weir module bench: {said}"))?;
-            let native = native(&text);
-            filters.push(filter);
-            identities.push(identity);
-            natives.push(native);
-            ratios.push((filter - identity) / native);
+            let (filter, identity) = said_of(&said).with_context(|| format!("weir module bench: {said}"))?;
+            let (by_line, at_once) = (native(&text.lines().collect::<Vec<_>>()), native(&[&text]));
+            let [by_line, at_once] = [by_line, at_once].map(|ns| ns / LINES as f64);
+            let added = filter - identity;
+            let round = [filter, identity, by_line, added / by_line, at_once, added / at_once];
+            figures.iter_mut().zip(round).for_each(|(figures, figure)| figures.push(figure));
         }
-        let samples = [filters, identities, natives, ratios].map(Sample::of);
+        let samples = figures.map(Sample::of);
         let cells = samples.iter().map(|sample| sample.cell(1));
         let cells: Vec<_> = [length.to_string()].into_iter().chain(cells).collect();
         eprintln!("scan: {}", cells.join(", "));
-        let [filter, identity, native, ratio] = samples.map(|sample| sample.json());
-        table.row(&cells, json!({"bytes": length, "filter_ns": filter, "identity_ns": identity, "native_ns": native, "ratio": ratio}));
+        let [filter, identity, by_line, by_line_ratio, at_once, at_once_ratio] =
+            samples.map(|sample| sample.json());
+        let figures = json!({
+            "bytes": length, "filter_ns": filter, "identity_ns": identity,
+            "native_by_line_ns": by_line, "by_line_ratio": by_line_ratio,
+            "native_at_once_ns": at_once, "at_once_ratio": at_once_ratio,
+        });
+        table.row(&cells, figures);
     }
     bench.report.add(table)
 }
 
 /// Of `a line   54.7 ns (identity 12.6 ns)`.
-fn figures(said: &str) -> Option<(f64, f64)> {
+fn said_of(said: &str) -> Option<(f64, f64)> {
     let line = said.lines().find_map(|line| line.strip_prefix("a line"))?;
     let mut figures =
         line.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|figure| !figure.is_empty());
     Some((figures.next()?.parse().ok()?, figures.next()?.parse().ok()?))
 }
 
-/// Nanoseconds a line.
-fn native(text: &str) -> f64 {
+/// How long a search through all of these takes. Nanoseconds.
+fn native(texts: &[&str]) -> f64 {
     let finder = Finder::new(TEXT);
-    let lines: Vec<&[u8]> = text.lines().map(str::as_bytes).collect();
     let begun = Instant::now();
     for _ in 0..TIMES {
-        let found = lines.iter().filter(|line| finder.find(black_box(line)).is_some()).count();
+        let found = texts.iter().filter(|text| finder.find(black_box(text.as_bytes())).is_some()).count();
         assert_eq!(black_box(found), 0, "no line has it");
     }
-    begun.elapsed().as_nanos() as f64 / f64::from(TIMES) / lines.len() as f64
+    begun.elapsed().as_nanos() as f64 / f64::from(TIMES)
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use memchr::arch::all::packedpair::Pair;
 use memchr::memmem::Finder;
 
 use crate::{Batch, Output};
@@ -34,7 +35,7 @@ use crate::{Batch, Output};
 /// ```
 #[derive(Debug, Default)]
 pub struct Search {
-    finders: Vec<Finder<'static>>,
+    texts: Vec<Text>,
     /// The bytes of the file that were looked through.
     looked: Range<u64>,
     /// Where the lines begin that may have one of the texts.
@@ -46,8 +47,8 @@ pub struct Search {
 impl Search {
     /// For one of these texts.
     pub fn new(texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        let finders = texts.into_iter().map(|text| Finder::new(text.as_ref()).into_owned());
-        Self { finders: finders.collect(), ..Self::default() }
+        let texts = texts.into_iter().map(|text| Text::new(text.as_ref()));
+        Self { texts: texts.collect(), ..Self::default() }
     }
 
     /// Looks through a batch; for [`crate::Filter::begin`].
@@ -55,17 +56,17 @@ impl Search {
         self.looked = batch.offset..batch.offset + batch.bytes.len() as u64;
         self.lines.clear();
         self.next = 0;
-        for finder in &self.finders {
+        for text in &self.texts {
             let mut from = 0;
-            while let Some(at) = batch.bytes.get(from..).and_then(|bytes| finder.find(bytes)) {
+            while let Some(at) = text.find_from(&batch.bytes, from) {
                 // What begins between two lines is in neither; then the next one is looked at in vain.
-                let line = batch.ends.partition_point(|end| *end as usize <= from + at);
+                let line = batch.ends.partition_point(|end| *end as usize <= at);
                 let (Some(start), Some(end)) = (batch.starts.get(line), batch.ends.get(line)) else { break };
                 self.lines.push(batch.offset + u64::from(*start));
                 from = *end as usize;
             }
         }
-        if self.finders.len() > 1 {
+        if self.texts.len() > 1 {
             self.lines.sort_unstable();
         }
     }
@@ -82,15 +83,62 @@ impl Search {
 
     /// Whether a line has one of the texts.
     pub fn is_in(&self, line: &[u8]) -> bool {
-        self.finders.iter().any(|finder| finder.find(line).is_some())
+        self.texts.iter().any(|text| text.finder.find(line).is_some())
     }
 
     /// Where the first text in `bytes` ends.
     pub fn end_of_first(&self, bytes: &[u8]) -> Option<usize> {
-        let found =
-            self.finders.iter().filter_map(|finder| Some((finder.find(bytes)?, finder.needle().len())));
+        let finders = self.texts.iter().map(|text| &text.finder);
+        let found = finders.filter_map(|finder| Some((finder.find(bytes)?, finder.needle().len())));
         found.min().map(|(at, length)| at + length)
     }
+}
+
+/// Places that are looked at together: enough for the loop over them to be a few vectors.
+const BLOCK: usize = 64;
+
+/// One of the texts.
+#[derive(Debug)]
+struct Text {
+    finder: Finder<'static>,
+    /// Its two rarest bytes and where in it they stand; of one byte there are no two.
+    pair: Option<[(usize, u8); 2]>,
+}
+
+impl Text {
+    fn new(text: &[u8]) -> Self {
+        let pair = Pair::new(text).map(|pair| [pair.index1(), pair.index2()].map(usize::from));
+        let pair = pair.map(|pair| pair.map(|at| (at, text[at])));
+        Self { finder: Finder::new(text).into_owned(), pair }
+    }
+
+    /// Where it stands first in `bytes`, not before `from`.
+    fn find_from(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let bytes = bytes.get(from..)?;
+        let Some([(first_at, first), (second_at, second)]) = self.pair else {
+            return self.finder.find(bytes).map(|at| from + at);
+        };
+        let firsts = bytes.get(first_at..)?.as_chunks::<BLOCK>().0;
+        let seconds = bytes.get(second_at..)?.as_chunks::<BLOCK>().0;
+        for (block, (firsts, seconds)) in firsts.iter().zip(seconds).enumerate() {
+            let start = block * BLOCK;
+            let end = bytes.len().min(start + BLOCK + self.finder.needle().len() - 1);
+            if has_pair(firsts, first, seconds, second)
+                && let Some(at) = self.finder.find(&bytes[start..end])
+            {
+                return Some(from + start + at);
+            }
+        }
+        let rest = firsts.len().min(seconds.len()) * BLOCK;
+        self.finder.find(&bytes[rest..]).map(|at| from + rest + at)
+    }
+}
+
+/// Whether both stand at one place. The compiler makes a few comparisons of vectors of it, which is why it
+/// looks at all places where one would do.
+fn has_pair(firsts: &[u8; BLOCK], first: u8, seconds: &[u8; BLOCK], second: u8) -> bool {
+    let pairs = firsts.iter().zip(seconds).map(|(a, b)| u8::from(*a == first) & u8::from(*b == second));
+    pairs.fold(0, |any, pair| any | pair) != 0
 }
 
 #[cfg(test)]
@@ -138,6 +186,31 @@ mod tests {
         let expected = [K, D, K, K, S, S, D, K, K, D];
         assert_eq!(host.run(lines).fates, expected);
         assert_eq!(host.run(lines).fates, expected, "and so in the next batch");
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_stands() {
+        for text in ["k", "ke", "key=", "a longer text than most, with blanks"] {
+            let search = Text::new(text.as_bytes());
+            for length in [0, 1, 63, 64, 65, 130, 400] {
+                // All of it but its last byte, again and again.
+                let noise: Vec<u8> =
+                    text.bytes().take(text.len() - 1).chain(*b"x").cycle().take(length).collect();
+                for at in 0..=length {
+                    let bytes = [&noise[..at], text.as_bytes(), &noise[at..]].concat();
+                    for from in [0, at / 2, at, at + 1] {
+                        let wanted =
+                            bytes[from..].windows(text.len()).position(|found| found == text.as_bytes());
+                        assert_eq!(
+                            search.find_from(&bytes, from),
+                            wanted.map(|found| from + found),
+                            "{text} {at}"
+                        );
+                    }
+                }
+                assert_eq!(search.find_from(&noise, length + 1), None);
+            }
+        }
     }
 
     #[test]
