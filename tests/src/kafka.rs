@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::proxy::Proxy;
 use crate::tls::Authority;
 use crate::topic::Topic;
 use crate::wait::eventually;
@@ -39,6 +40,8 @@ pub struct Kafka {
     dir: TempDir,
     port: u16,
     secure: Option<Secure>,
+    /// A further listener, and under which port clients that came through it are told to come.
+    proxied: Option<(u16, u16)>,
     process: Mutex<Option<Process>>,
 }
 
@@ -59,17 +62,24 @@ impl Kafka {
 
     /// A broker for one test: to stop, start, pause.
     pub fn private() -> Self {
-        Self::begin(None)
+        Self::begin(None, None)
+    }
+
+    /// A broker, and a proxy before it through which it is reached with all its requests.
+    pub fn proxied() -> (Self, Proxy) {
+        let port = ports::free();
+        let proxy = Proxy::before(port);
+        (Self::begin(None, Some((port, proxy.port()))), proxy)
     }
 
     /// A broker that also listens on [`Kafka::sasl_brokers`] and [`Kafka::mtls_brokers`].
     pub fn secured(authority: &Authority) -> Self {
-        Self::begin(Some(Secure::new(authority)))
+        Self::begin(Some(Secure::new(authority)), None)
     }
 
-    fn begin(secure: Option<Secure>) -> Self {
-        let kafka =
-            Self { dir: scratch::dir("kafka"), port: ports::free(), secure, process: Mutex::new(None) };
+    fn begin(secure: Option<Secure>, proxied: Option<(u16, u16)>) -> Self {
+        let (dir, port) = (scratch::dir("kafka"), ports::free());
+        let kafka = Self { dir, port, secure, proxied, process: Mutex::new(None) };
         std::fs::write(kafka.properties(), kafka.settings(ports::free())).expect("write server.properties");
         let mut format = kafka.java("kafka.tools.StorageTool");
         format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(kafka.properties());
@@ -226,14 +236,17 @@ impl Kafka {
         let (port, data) = (self.port, self.dir.path().join("data"));
         let data = data.display();
         let (listeners, protocols, secure) = self.secure.as_ref().map(Secure::parts).unwrap_or_default();
+        let listener = |port| format!(",PROXIED://127.0.0.1:{port}");
+        let proxied = self.proxied.map(|(port, proxy)| (listener(port), listener(proxy)));
+        let (own, advertised) = proxied.unwrap_or_default();
         format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}{own}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT{protocols}
 log.dirs={data}
 auto.create.topics.enable=false
 log.retention.ms=-1

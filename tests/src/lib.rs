@@ -25,6 +25,7 @@ pub mod mock;
 pub mod ports;
 pub mod preload;
 pub mod process;
+pub mod proxy;
 pub mod scratch;
 pub mod terminal;
 pub mod tls;

@@ -1,14 +1,10 @@
-//! librdkafka's in-process cluster, which can be told to answer with errors. The agent finds it at
-//! an address like any other; it keeps 5 MiB of a partition, so it is read meanwhile.
+//! librdkafka's in-process cluster, of as many brokers as wanted. The agent finds it at an address like any
+//! other; it keeps 5 MiB of a partition, so it is read meanwhile.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::topic::Topic;
-
-/// An error of a broker.
-pub type BrokerError = RDKafkaRespErr;
 
 /// A cluster, gone when dropped.
 pub struct MockKafka(MockCluster<'static, DefaultProducerContext>);
@@ -48,15 +44,5 @@ impl MockKafka {
     #[track_caller]
     pub fn up(&self, broker: i32) {
         self.0.broker_up(broker).expect("a broker that comes");
-    }
-
-    /// Answers the next requests to produce with these, one after the other.
-    pub fn refuse(&self, errors: &[BrokerError]) {
-        self.0.request_errors(RDKafkaApiKey::Produce, errors);
-    }
-
-    /// Answers truly again.
-    pub fn accept(&self) {
-        self.0.clear_request_errors(RDKafkaApiKey::Produce);
     }
 }

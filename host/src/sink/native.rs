@@ -42,6 +42,8 @@ const REPORTS_AT_ONCE: usize = 256;
 const TOO_LARGE: i32 = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE as i32;
 /// Room for librdkafka's texts; it cuts them at 512 itself. Bytes.
 const TEXT_BYTES: usize = 512;
+/// Of a record that is taken for written and may not be.
+const IN_DOUBT: i32 = RDKafkaRespErr::RD_KAFKA_RESP_ERR__INCONSISTENT as i32;
 
 const _: () = assert!(usize::BITS == 64, "an opaque is 64 bits in a pointer");
 
@@ -138,9 +140,9 @@ impl Native {
     pub(super) fn serve(&self, wait: Duration, landed: &mut Vec<Landed>) -> Option<Fatal> {
         match self.handle.poll(wait) {
             Event::Nothing => None,
-            Event::Reports(reports) => {
+            Event::Reports(reports, doubt) => {
                 landed.extend(self.flights.report(&reports));
-                None
+                doubt
             }
             Event::Fatal(fatal) => Some(fatal),
         }
@@ -194,7 +196,8 @@ impl Native {
 /// What one look at the queue brought.
 enum Event {
     Nothing,
-    Reports(Reports),
+    /// What became of records, and why the producer is not to be trusted any more.
+    Reports(Reports, Option<Fatal>),
     Fatal(Fatal),
 }
 
@@ -203,6 +206,7 @@ struct Handle {
     producer: NonNull<rd::rd_kafka_t>,
     queue: NonNull<rd::rd_kafka_queue_t>,
     topics: Mutex<HashMap<Topic, TopicHandle>>,
+    acknowledged: Mutex<Acknowledged>,
     troubles: Mutex<Troubles>,
 }
 
@@ -242,6 +246,7 @@ impl Handle {
             producer,
             queue,
             topics: Mutex::default(),
+            acknowledged: Mutex::default(),
             troubles: Mutex::new(Troubles::new(Instant::now())),
         })
     }
@@ -342,7 +347,10 @@ impl Handle {
         let Some(event) = NonNull::new(event) else { return Event::Nothing };
         // SAFETY: the event is alive.
         let what = match unsafe { rd::rd_kafka_event_type(event.as_ptr()) } {
-            rd::RD_KAFKA_EVENT_DR => Event::Reports(read_reports(event)),
+            rd::RD_KAFKA_EVENT_DR => {
+                let (reports, doubt) = read_reports(event, &mut lock(&self.acknowledged));
+                Event::Reports(reports, doubt)
+            }
             rd::RD_KAFKA_EVENT_ERROR => self.read_error(event),
             rd::RD_KAFKA_EVENT_LOG => {
                 pass_on_log(event);
@@ -567,8 +575,21 @@ fn describe(
     part(T::RD_KAFKA_VTYPE_HEADER, header(c"offset", offset.as_bytes()));
 }
 
-fn read_reports(event: NonNull<rd::rd_kafka_event_t>) -> Reports {
-    let mut reports = Reports::default();
+/// The highest offset at which each partition acknowledged a record.
+///
+/// librdkafka can take a record for written that is not: when a topic is refused while requests are under
+/// way, and then taken again, it may give a number of its sequence twice, and the broker drops the second
+/// record as a repetition of the first; and a batch may count as written because the next one was. Such
+/// an acknowledgement has an offset that was acknowledged before, or none.
+type Acknowledged = HashMap<(usize, i32), i64>;
+
+/// What became of records. One that is taken for written and may not be has failed, and so has its producer:
+/// the next one begins a new sequence.
+fn read_reports(
+    event: NonNull<rd::rd_kafka_event_t>,
+    acknowledged: &mut Acknowledged,
+) -> (Reports, Option<Fatal>) {
+    let (mut reports, mut doubt) = (Reports::default(), None);
     let mut messages = [ptr::null(); REPORTS_AT_ONCE];
     loop {
         // SAFETY: the event is alive and `messages` has the size that is given. As many pointers as
@@ -578,15 +599,41 @@ fn read_reports(event: NonNull<rd::rd_kafka_event_t>) -> Reports {
                 rd::rd_kafka_event_message_array(event.as_ptr(), messages.as_mut_ptr(), messages.len());
             &messages[..count]
         };
-        for &message in messages {
-            // SAFETY: valid as said; the opaque is the number that `Batch::stamp` gave it.
-            let (opaque, code) = unsafe { ((*message)._private.addr() as u64, code_of(message)) };
-            reports.add(opaque, code);
+        // SAFETY: valid as said.
+        let place =
+            |message: &*const rd::rd_kafka_message_t| unsafe { ((**message).rkt, (**message).partition) };
+        for run in messages.chunk_by(|one, next| place(one) == place(next)) {
+            let (topic, partition) = place(&run[0]);
+            let highest = acknowledged.entry((topic.addr(), partition)).or_insert(-1);
+            for &message in run {
+                // SAFETY: valid as said; the opaque is the number that `Batch::stamp` gave it.
+                let (opaque, offset, mut code) =
+                    unsafe { ((*message)._private.addr() as u64, (*message).offset, code_of(message)) };
+                if code == 0 && offset <= *highest {
+                    code = IN_DOUBT;
+                    // SAFETY: the topic of a message is alive, and so is its name.
+                    doubt.get_or_insert_with(|| unsafe { in_doubt(topic, partition, offset) });
+                } else if code == 0 {
+                    *highest = offset;
+                }
+                reports.add(opaque, code);
+            }
         }
         if messages.len() < REPORTS_AT_ONCE {
-            return reports;
+            return (reports, doubt);
         }
     }
+}
+
+/// # Safety
+/// The topic is alive.
+unsafe fn in_doubt(topic: *mut rd::rd_kafka_topic_t, partition: i32, offset: i64) -> Fatal {
+    // SAFETY: the caller's promise; the name lives as long.
+    let topic = unsafe { text_at(rd::rd_kafka_topic_name(topic)) };
+    let text = format!(
+        "ProduceRequest for {topic} [{partition}] was acknowledged at offset {offset}, where another one was before or none can be"
+    );
+    Fatal { code: error_name(IN_DOUBT), text }
 }
 
 /// The error code of a record, as a number, see above.

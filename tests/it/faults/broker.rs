@@ -1,4 +1,4 @@
-//! Errors of the broker, injected into librdkafka's in-process cluster, with the whole agent before it.
+//! Errors of the broker, by a proxy before a real one, with the whole agent before that.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -8,8 +8,9 @@ use std::time::Duration;
 use rdkafka::Message as _;
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::{Value, json};
+use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
-use weir_tests::mock::{BrokerError as E, MockKafka};
+use weir_tests::proxy::{BrokerError as E, Proxy};
 use weir_tests::topic::Consumer;
 use weir_tests::wait::eventually;
 use weir_tests::weir::Weir;
@@ -20,7 +21,7 @@ use crate::unconnected;
 
 /// Files under load; two partitions share them.
 const FILES: usize = 3;
-/// Of lines written between two looks at the topic. The cluster forgets what is older than 5 MiB.
+/// Of lines written between two looks at the topic.
 const LINES: u64 = 2_000;
 /// As a partition of its own, for the tally.
 const QUARANTINE: i32 = 99;
@@ -46,23 +47,23 @@ const FATAL: E = E::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
 
 /// An agent that produces to a cluster with errors, and what was found of its lines.
 struct Faulty {
-    mock: MockKafka,
+    proxy: Proxy,
     weir: Weir,
     files: Vec<LineFile>,
     consumer: Consumer,
     tally: Tally,
+    // Last, so that it is there for all of them.
+    _kafka: Kafka,
 }
 
 impl Faulty {
     #[track_caller]
     fn begin() -> Self {
-        let mock = MockKafka::new(1);
-        let topic = mock.topic("t", 2);
-        let mut weir = unconnected().kafka(&mock.brokers());
+        let (kafka, proxy) = Kafka::proxied();
+        let topic = kafka.topic("t", 2);
+        let mut weir = unconnected().kafka(&proxy.brokers());
         weir = weir.setting("limits", &format!("memory = {MEMORY}"));
-        // The cluster does not look at sequence numbers: what overtakes a refused request, a real one
-        // would refuse too.
-        weir = weir.setting("kafka.properties", "\"max.in.flight\" = \"1\"\n\"retry.backoff.ms\" = \"10\"");
+        weir = weir.setting("kafka.properties", "\"retry.backoff.ms\" = \"10\"");
         weir.list(&json!([{"name": "app", "path": weir.log("*.log"), "topic": topic.name()}]));
         weir.start();
         weir.await_state("app", "waiting");
@@ -70,7 +71,7 @@ impl Faulty {
         let file = |n: usize| LineFile::create(weir.log(&format!("{}.log", name(n))), &name(n), LINE_BYTES);
         let files: Vec<_> = (0..FILES).map(file).collect();
         let expected: Vec<_> = files.iter().map(LineFile::expected).collect();
-        Self { mock, files, consumer: topic.consumer(), tally: Tally::of(&expected), weir }
+        Self { proxy, files, consumer: topic.consumer(), tally: Tally::of(&expected), weir, _kafka: kafka }
     }
 
     fn write(&mut self, lines: u64, file: usize) {
@@ -102,7 +103,7 @@ impl Faulty {
     /// Stops the agent, reads the rest of the topic and the quarantine, and reports.
     #[track_caller]
     fn conclude(mut self, plan: Plan, may_repeat: u64, may_reorder: bool, mut facts: Value) {
-        self.mock.accept();
+        self.proxy.accept();
         self.settle();
         let resends = self.weir.metrics().sum("weir_resends_total", &[]);
         let said = self.weir.lines("app").quarantined;
@@ -161,7 +162,7 @@ fn retriable_and_fatal_errors_of_the_broker_cost_no_line_and_no_order() {
             *injected.entry(kind).or_default() += 1;
             may_repeat += u64::from(matches!(error, FATAL | E::RD_KAFKA_RESP_ERR__TRANSPORT));
         }
-        all.mock.refuse(&errors);
+        all.proxy.refuse(&errors);
         for file in 0..FILES {
             if dice.one_in(2) {
                 all.write(dice.within(1..LINES), file);
@@ -181,7 +182,8 @@ fn retriable_and_fatal_errors_of_the_broker_cost_no_line_and_no_order() {
 /// A batch that is refused for the sake of a record or of its topic has failed, and librdkafka sends
 /// the next one at once. Where that one is taken it stands before what is sent again: lines of a file
 /// may change places, around a line that is refused for good and where a topic is refused and taken
-/// again between two batches.
+/// again between two batches. After the latter librdkafka may number records so that the broker drops one
+/// as a repetition of another; then the producer is made anew, and what it had under way comes again.
 #[test]
 fn refused_batches_cost_no_line_but_poison_which_is_in_quarantine() {
     let plan = Plan::of("record and topic errors of the broker, at random", 12, 400);
@@ -199,14 +201,15 @@ fn refused_batches_cost_no_line_but_poison_which_is_in_quarantine() {
             errors.extend((0..times).map(|_| error));
             *injected.entry(name).or_default() += times;
         }
-        all.mock.refuse(&errors);
+        all.proxy.refuse(&errors);
         for file in 0..FILES {
             all.write(dice.within(1..LINES), file);
         }
         dice.pause(0..300);
         all.settle();
     }
-    all.conclude(plan, 0, true, json!({"injected": injected}));
+    let rebuilds = all.rebuilds();
+    all.conclude(plan, rebuilds, true, json!({"injected": injected, "rebuilds": rebuilds}));
 }
 
 #[test]
@@ -217,7 +220,7 @@ fn fatal_errors_of_the_producer_are_recovered_from_without_help() {
     for round in 1..=plan.rounds {
         (0..FILES).for_each(|file| all.write(dice.within(1..LINES), file));
         all.settle();
-        all.mock.refuse(&[FATAL]);
+        all.proxy.refuse(&[FATAL]);
         (0..FILES).for_each(|file| all.write(dice.within(1..LINES), file));
         eventually(PATIENCE, "a new producer", || all.rebuilds(), |rebuilds| *rebuilds >= round);
         all.settle();
@@ -226,4 +229,22 @@ fn fatal_errors_of_the_producer_are_recovered_from_without_help() {
     let told = stderr.lines().filter(|line| line.contains("rebuilding the producer")).count() as u64;
     assert_eq!(told, rebuilds, "each is one line of log");
     all.conclude(plan, plan.rounds, false, json!({"rebuilds": rebuilds}));
+}
+
+#[test]
+fn what_the_broker_says_it_has_and_has_not_is_sent_again() {
+    let plan = Plan::of("acknowledgements of what the broker has not", 3, 30);
+    let mut dice = plan.dice();
+    let mut all = Faulty::begin();
+    (0..FILES).for_each(|file| all.write(LINES, file));
+    for round in 1..=plan.rounds {
+        all.settle();
+        // Its answer has no offset that is new.
+        all.proxy.refuse(&[E::RD_KAFKA_RESP_ERR_NO_ERROR]);
+        all.write(dice.within(1..50), dice.below(FILES as u64) as usize);
+        eventually(PATIENCE, "a new producer", || all.rebuilds(), |rebuilds| *rebuilds >= round);
+    }
+    all.settle();
+    let rebuilds = all.rebuilds();
+    all.conclude(plan, rebuilds, false, json!({"rebuilds": rebuilds}));
 }
