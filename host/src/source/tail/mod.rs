@@ -545,9 +545,9 @@ impl Tail {
     }
 
     /// The same, where what was read is in a copy of `size` bytes that was last written to at `modified`:
-    /// what is shorter and younger than that is another content.
+    /// what is no longer than that and younger is another content.
     pub fn next_content_beside(&self, size: u64, modified: i64) -> u64 {
-        if self.size < size && modified < self.modified { self.size } else { self.next_content() }
+        if self.size <= size && modified < self.modified { self.size } else { self.next_content() }
     }
 
     /// Bytes that are not finished; an unfinished last line is not counted.
