@@ -411,7 +411,7 @@ impl Model {
         self.appeared(&format!("{}.gz", file.name));
         self.files[n] = Some(Named { name: format!("{}.gz", file.name), content: Some(content) });
         let tail = self.tail(stat.id);
-        let (is_open, is_followed) = (tail.is_some_and(Tail::is_open), tail.is_some());
+        let (is_open, is_told_apart) = (tail.is_some_and(Tail::is_open), tail.is_some_and(is_told_apart));
         // One that nothing was read of may not be recognised: covered by the pattern it is a file like any
         // other, else it is gone.
         if !is_open && !self.is_known(content) {
@@ -419,7 +419,7 @@ impl Model {
             self.contents[content].seen = false;
             for line in &mut self.contents[content].lines {
                 line.excused |= !line.read && !is_covered;
-                line.counted |= !line.read && !is_covered && line.sighted && is_followed;
+                line.counted |= !line.read && !is_covered && line.sighted && is_told_apart;
             }
         }
     }
