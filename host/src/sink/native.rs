@@ -575,13 +575,32 @@ fn describe(
     part(T::RD_KAFKA_VTYPE_HEADER, header(c"offset", offset.as_bytes()));
 }
 
-/// The highest offset at which each partition acknowledged a record.
+/// What each partition acknowledged.
 ///
 /// librdkafka can take a record for written that is not: when a topic is refused while requests are under
 /// way, and then taken again, it may give a number of its sequence twice, and the broker drops the second
 /// record as a repetition of the first; and a batch may count as written because the next one was. Such
 /// an acknowledgement has an offset that was acknowledged before, or none.
-type Acknowledged = HashMap<(usize, i32), i64>;
+type Acknowledged = HashMap<(usize, i32), Places>;
+
+/// The offsets of one partition.
+struct Places {
+    /// The highest that was acknowledged.
+    highest: i64,
+    /// The last in doubt. Of a batch only the first offset is told; the others are counted from there.
+    in_doubt: i64,
+}
+
+impl Places {
+    const NONE: Self = Self { highest: -1, in_doubt: i64::MIN };
+
+    /// Whether a record can be there that was not before.
+    fn take(&mut self, offset: i64) -> bool {
+        let is_new = offset > self.highest && offset.checked_sub(1) != Some(self.in_doubt);
+        *(if is_new { &mut self.highest } else { &mut self.in_doubt }) = offset;
+        is_new
+    }
+}
 
 /// What became of records. One that is taken for written and may not be has failed, and so has its producer:
 /// the next one begins a new sequence.
@@ -604,17 +623,15 @@ fn read_reports(
             |message: &*const rd::rd_kafka_message_t| unsafe { ((**message).rkt, (**message).partition) };
         for run in messages.chunk_by(|one, next| place(one) == place(next)) {
             let (topic, partition) = place(&run[0]);
-            let highest = acknowledged.entry((topic.addr(), partition)).or_insert(-1);
+            let places = acknowledged.entry((topic.addr(), partition)).or_insert(Places::NONE);
             for &message in run {
                 // SAFETY: valid as said; the opaque is the number that `Batch::stamp` gave it.
                 let (opaque, offset, mut code) =
                     unsafe { ((*message)._private.addr() as u64, (*message).offset, code_of(message)) };
-                if code == 0 && offset <= *highest {
+                if code == 0 && !places.take(offset) {
                     code = IN_DOUBT;
                     // SAFETY: the topic of a message is alive, and so is its name.
                     doubt.get_or_insert_with(|| unsafe { in_doubt(topic, partition, offset) });
-                } else if code == 0 {
-                    *highest = offset;
                 }
                 reports.add(opaque, code);
             }
@@ -739,6 +756,18 @@ mod tests {
         let mut reports = Reports::default();
         of.into_iter().for_each(|(opaque, code)| reports.add(opaque, code));
         reports
+    }
+
+    #[test]
+    fn a_record_is_believed_to_be_only_where_none_was() {
+        let mut places = Places::NONE;
+        let said = [0, 1, 5, 5, 4, 7, 6, -1001, -1, 0, 1, 8];
+        let new = [true, true, true, false, false, true, false, false, false, false, false, true];
+        assert_eq!(said.map(|offset| places.take(offset)), new);
+        // A batch without an offset, as the first that a producer hears of.
+        let mut places = Places::NONE;
+        let new = [false, false, false, false, true, true];
+        assert_eq!([-1, 0, 1, 2, 9, 10].map(|offset| places.take(offset)), new);
     }
 
     #[test]
