@@ -20,7 +20,7 @@ pub const CHUNK_BYTES: u64 = 1024;
 pub const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 
 /// What part of the budget may lie in buffers that nobody uses, on top of it.
-const SPARE_PART: usize = 8;
+const SPARE_PART: usize = 16;
 
 /// Buffers that nobody needed for so long are given back.
 const SPARE_KEPT: Duration = Duration::from_secs(1);
@@ -296,16 +296,16 @@ mod tests {
         assert_eq!(one.buffer().capacity(), 0);
         (0..20).for_each(|_| one.keep(vec![0; 16 << 10]));
         let kept = || budget.spare().buffers.len();
-        assert_eq!(kept(), 8, "an eighth of the budget");
+        assert_eq!(kept(), 4, "a sixteenth of the budget");
         assert_eq!(other.buffer().len(), 16 << 10);
         let now = Instant::now();
         other.rest(now + SPARE_KEPT);
-        assert_eq!(kept(), 7, "some were needed when there were none");
+        assert_eq!(kept(), 3, "some were needed when there were none");
         one.keep(other.buffer());
         other.rest(now + SPARE_KEPT * 3 / 2);
-        assert_eq!(kept(), 7);
+        assert_eq!(kept(), 3);
         other.rest(now + SPARE_KEPT * 2);
-        assert_eq!(kept(), 1, "of seven one was needed");
+        assert_eq!(kept(), 1, "of three one was needed");
         other.rest(now + SPARE_KEPT * 3);
         assert_eq!(kept(), 0);
     }
