@@ -99,7 +99,7 @@ impl Shared {
         let connection = Arc::new(Connection {
             shared: self.clone(),
             client: Mutex::new(end(client)),
-            broker: Mutex::new(end(&broker)),
+            broker: end(&broker),
             instead: Mutex::default(),
         });
         let (up, down) = (connection.clone(), connection);
@@ -113,7 +113,7 @@ impl Shared {
 struct Connection {
     shared: Arc<Shared>,
     client: Mutex<TcpStream>,
-    broker: Mutex<TcpStream>,
+    broker: TcpStream,
     /// What the client is told in place of what the broker answers, by number of the request.
     instead: Mutex<HashMap<i32, Vec<u8>>>,
 }
@@ -122,31 +122,30 @@ impl Connection {
     /// Passes frames on until one end is gone; then the other one goes, too.
     fn run(&self, mut from: TcpStream, mut pass: impl FnMut(Vec<u8>) -> io::Result<()>) {
         while read(&mut from).and_then(&mut pass).is_ok() {}
-        for end in [&self.client, &self.broker] {
-            let _ = lock(end).shutdown(Shutdown::Both);
-        }
+        let _ = lock(&self.client).shutdown(Shutdown::Both);
+        let _ = self.broker.shutdown(Shutdown::Both);
     }
 
     fn request(&self, frame: Vec<u8>) -> io::Result<()> {
         let is_produce = Fields(&frame).i16() == PRODUCE;
         let error = if is_produce { lock(&self.shared.errors).pop_front() } else { None };
         match error {
-            None => write(&mut lock(&self.broker), &frame),
+            None => write(&self.broker, &frame),
             Some(BrokerError::RD_KAFKA_RESP_ERR__TRANSPORT) => Err(io::ErrorKind::ConnectionReset.into()),
             Some(error) => {
                 let (number, answer) = refusal(&frame, error);
                 if WRITTEN.contains(&error) {
                     lock(&self.instead).insert(number, answer);
-                    return write(&mut lock(&self.broker), &frame);
+                    return write(&self.broker, &frame);
                 }
-                write(&mut lock(&self.client), &answer)
+                write(&lock(&self.client), &answer)
             }
         }
     }
 
     fn answer(&self, frame: Vec<u8>) -> io::Result<()> {
         let instead = lock(&self.instead).remove(&Fields(&frame).i32());
-        write(&mut lock(&self.client), &instead.unwrap_or(frame))
+        write(&lock(&self.client), &instead.unwrap_or(frame))
     }
 }
 
@@ -229,7 +228,7 @@ fn read(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn write(to: &mut TcpStream, frame: &[u8]) -> io::Result<()> {
+fn write(mut to: &TcpStream, frame: &[u8]) -> io::Result<()> {
     to.write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat())
 }
 

@@ -5,12 +5,23 @@ use super::*;
 /// What an entry names, and whether that covers the copy.
 const PATTERNS: [&str; 2] = ["a.log", "a.log*"];
 
-fn copy(place: &Place) {
+pub(super) fn copy(place: &Place) {
     fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
 }
 
-fn truncate(place: &Place) {
+pub(super) fn truncate(place: &Place) {
     File::options().write(true).open(place.path("a.log")).unwrap().set_len(0).unwrap();
+}
+
+/// Ten lines were read, and ten more were not when it was copied and truncated.
+fn half_read(pattern: &str) -> Place {
+    let mut place = Place::new(pattern);
+    place.append("a.log", text(&numbered(0, 10)));
+    assert_eq!(place.lines(), numbered(0, 10));
+    place.append("a.log", text(&numbered(10, 20)));
+    copy(&place);
+    truncate(&place);
+    place
 }
 
 #[test]
@@ -51,12 +62,7 @@ fn a_copy_that_is_seen_before_the_truncation_waits_for_it() {
 fn what_was_not_read_is_read_from_the_copy_before_the_new_content() {
     for pattern in PATTERNS {
         for restart in [false, true] {
-            let mut place = Place::new(pattern);
-            place.append("a.log", text(&numbered(0, 10)));
-            assert_eq!(place.lines(), numbered(0, 10));
-            place.append("a.log", text(&numbered(10, 20)));
-            copy(&place);
-            truncate(&place);
+            let mut place = half_read(pattern);
             place.append("a.log", text(&numbered(20, 30)));
             if restart {
                 place.restart();
@@ -316,12 +322,7 @@ fn a_short_file_with_the_same_header_is_not_taken_for_the_copy_after_a_restart()
 fn a_content_that_was_seen_and_is_gone_behind_a_copy_is_counted() {
     // Longer than what was read, and as long as the copy or shorter.
     for (pattern, length) in PATTERNS.into_iter().zip([100, 200]) {
-        let mut place = Place::new(pattern);
-        place.append("a.log", text(&numbered(0, 10)));
-        assert_eq!(place.lines(), numbered(0, 10));
-        place.append("a.log", text(&numbered(10, 20)));
-        copy(&place);
-        truncate(&place);
+        let mut place = half_read(pattern);
         place.restart();
         let next = "x".repeat(length - 1) + "\n";
         let file = place.append("a.log", &next);

@@ -3,6 +3,7 @@
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::copies::{copy, truncate};
 use super::*;
 use crate::source::identity::HEAD_BYTES;
 
@@ -309,17 +310,15 @@ fn a_copy_that_was_seen_before_it_was_compressed_takes_nothing_from_what_it_was_
     let mut place = Place::new("a.log*");
     place.append("a.log", text(&numbered(0, 10)));
     assert_eq!(place.unfinished_lines(), numbered(0, 10));
-    let copy_and_truncate = |place: &Place| {
-        fs::copy(place.path("a.log"), place.path("a.log.1")).unwrap();
-        File::create(place.path("a.log")).unwrap();
-    };
-    copy_and_truncate(&place);
+    copy(&place);
+    truncate(&place);
     place.restart();
     place.source.tick(place.now);
     gzip(&place, "a.log.1");
     place.rename("a.log.1.gz", "a.log.2.gz");
     place.append("a.log", text(&numbered(10, 20)));
-    copy_and_truncate(&place);
+    copy(&place);
+    truncate(&place);
     // It is noticed by a read, before names are looked at.
     place.now += READ_SOON;
     place.read_chunk(1);
