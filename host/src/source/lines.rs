@@ -5,7 +5,7 @@
 //! Absent by design: what the bytes mean (see `records`), but for how a newline is written.
 
 use memchr::memmem;
-use memchr::{memchr, memchr_iter, memrchr_iter};
+use memchr::{memchr, memchr_iter, memchr2_iter, memrchr_iter};
 
 use crate::model::LongLine;
 
@@ -65,12 +65,9 @@ impl Unit {
         Some(odd + newline + self.width())
     }
 
-    /// Whether runs of NUL are to be looked for.
-    fn may_have_hole(self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Byte => memchr(0, bytes).is_some(),
-            _ => memmem::find(bytes, &[0; NUL_RUN_MIN]).is_some(),
-        }
+    /// Whether a NUL is a character, not a part of one.
+    fn is_nul_alone(self) -> bool {
+        self == Self::Byte
     }
 
     /// Whether `bytes` end in a run of NUL.
@@ -186,27 +183,32 @@ impl Rules {
         if lines.inside && !self.skip_rest(bytes, lines) {
             return;
         }
-        let in_hole = self.unit.may_have_hole(bytes) && self.cut_with_holes(bytes, lines_max, last, lines);
-        if !in_hole {
-            self.cut_text(bytes, lines_max, lines);
-            if lines.starts.len() < lines_max {
-                self.end(bytes, lines_max, last, lines);
-            }
+        let in_hole =
+            self.cut_text(bytes, lines_max, lines) && self.cut_with_holes(bytes, lines_max, last, lines);
+        if !in_hole && lines.starts.len() < lines_max {
+            self.end(bytes, lines_max, last, lines);
         }
     }
 
-    fn cut_text(&self, bytes: &[u8], lines_max: usize, lines: &mut Lines) {
+    /// Lines up to where a run of NUL may begin. Whether one may.
+    fn cut_text(&self, bytes: &[u8], lines_max: usize, lines: &mut Lines) -> bool {
         let base = lines.used;
-        let newlines = memchr_iter(b'\n', &bytes[base..]);
-        for end in newlines.filter_map(|at| self.unit.newline(bytes, base + at)) {
-            if lines.starts.len() >= lines_max {
-                return;
+        if !self.unit.is_nul_alone() && memmem::find(&bytes[base..], &[0; NUL_RUN_MIN]).is_some() {
+            return true;
+        }
+        // One search for both: NULs are very rare, and two searches take longer.
+        let nul = if self.unit.is_nul_alone() { 0 } else { b'\n' };
+        for at in memchr2_iter(b'\n', nul, &bytes[base..]).map(|at| base + at) {
+            if bytes[at] != b'\n' {
+                return true;
             }
-            if !self.line(bytes, lines.used, end, lines_max, lines) {
-                return;
+            let Some(end) = self.unit.newline(bytes, at) else { continue };
+            if lines.starts.len() >= lines_max || !self.line(bytes, lines.used, end, lines_max, lines) {
+                return false;
             }
             lines.used = end + self.unit.width();
         }
+        false
     }
 
     /// As `cut_text`, where long runs of NUL end a line too. Returns whether the bytes end in one
@@ -242,6 +244,11 @@ impl Rules {
     /// if not, what is left begins the next time.
     fn line(&self, bytes: &[u8], start: usize, end: usize, lines_max: usize, lines: &mut Lines) -> bool {
         lines.used = start;
+        // Most lines are neither long nor perhaps empty.
+        if end - start > self.unit.width() && end - start <= self.line_bytes_max {
+            lines.push(start, end);
+            return true;
+        }
         if self.long_line == LongLine::Split {
             self.split(end, lines_max, lines);
             if lines.starts.len() >= lines_max {
