@@ -3,10 +3,13 @@
 //! In: how much is asked for. Out: a [`Charge`] that gives it back when dropped. A pipeline can
 //! always read one chunk from its reserve, so a stuck neighbour cannot stop it; from what is
 //! shared it takes at most a quarter. When nothing is left, reading stops: the file is the buffer.
+//! What is known of very many files is part of it, too: see [`Share::hold`].
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use crate::allocator;
 
 /// What librdkafka and weir keep for a record beside its bytes. librdkafka's part was measured as
 /// 185 bytes (RSS per queued message less its payload, librdkafka 2.12).
@@ -22,16 +25,28 @@ pub const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 /// What part of the budget may lie in buffers that nobody uses, on top of it.
 const SPARE_PART: usize = 16;
 
-/// Buffers that nobody needed for so long are given back.
+/// Buffers that nobody needed for so long are given back, and so is what the allocator keeps.
 const SPARE_KEPT: Duration = Duration::from_secs(1);
+
+/// What part of the budget files may take from what is shared. Those that are more come on top of it.
+const HELD_PART: u64 = 4;
 
 /// The budget of the agent.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
     shared: AtomicI64,
-    shares: Mutex<Vec<Weak<Share>>>,
+    shares: Mutex<Shares>,
     spare: Mutex<Spare>,
+    /// Whether anything was taken since the allocator last gave back what it keeps.
+    untidy: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Shares {
+    all: Vec<Weak<Share>>,
+    /// What they hold, as far as it is part of the budget. Bytes.
+    held: u64,
 }
 
 /// Buffers for whichever pipeline reads next. An allocator keeps what is freed for the thread that took
@@ -52,6 +67,7 @@ pub struct Share {
     reserve: AtomicI64,
     reserve_size: AtomicU64,
     taken: AtomicU64,
+    held: AtomicU64,
 }
 
 /// Memory that is in use. Given back on drop.
@@ -70,6 +86,7 @@ impl Budget {
             shared: AtomicI64::new(total as i64),
             shares: Mutex::default(),
             spare: Mutex::new(Spare { buffers: Vec::new(), fewest: 0, since: Instant::now() }),
+            untidy: AtomicBool::new(false),
         })
     }
 
@@ -81,8 +98,9 @@ impl Budget {
             reserve: AtomicI64::new(0),
             reserve_size: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         });
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&share));
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).all.push(Arc::downgrade(&share));
         self.divide();
         share
     }
@@ -92,14 +110,18 @@ impl Budget {
         // of when the lock is free.
         let alive: Vec<Arc<Share>>;
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        shares.retain(|share| share.strong_count() > 0);
-        alive = shares.iter().filter_map(Weak::upgrade).collect();
+        shares.all.retain(|share| share.strong_count() > 0);
+        alive = shares.all.iter().filter_map(Weak::upgrade).collect();
         let size = (self.total / 2 / alive.len().max(1) as u64).max(RESERVE_BYTES_MIN);
         for share in &alive {
             let change = size as i64 - share.reserve_size.swap(size, Ordering::AcqRel) as i64;
             share.reserve.fetch_add(change, Ordering::AcqRel);
             self.shared.fetch_sub(change, Ordering::AcqRel);
         }
+        let held: u64 = alive.iter().map(|share| share.held.load(Ordering::Relaxed)).sum();
+        let held = held.min(self.total / HELD_PART);
+        self.shared.fetch_sub(held as i64 - shares.held as i64, Ordering::AcqRel);
+        shares.held = held;
         drop(shares);
     }
 
@@ -148,18 +170,34 @@ impl Share {
         }
     }
 
-    /// Gives back buffers that nobody needed for a while.
-    pub fn rest(&self, now: Instant) {
+    /// To be called when there is nothing to read, or no room: gives back buffers that nobody needed for a
+    /// while, and what the allocator keeps. Chunks of all sizes come and go among what stays, and leave holes
+    /// that only the kernel has a use for.
+    pub fn tidy(&self, now: Instant) {
         let mut spare = self.budget.spare();
-        if now.saturating_duration_since(spare.since) >= SPARE_KEPT {
-            let needed = spare.buffers.len() - spare.fewest;
-            spare.buffers.truncate(needed);
-            (spare.fewest, spare.since) = (needed, now);
+        if now.saturating_duration_since(spare.since) < SPARE_KEPT {
+            return;
+        }
+        let needed = spare.buffers.len() - spare.fewest;
+        spare.buffers.truncate(needed);
+        (spare.fewest, spare.since) = (needed, now);
+        drop(spare);
+        if self.budget.untidy.swap(false, Ordering::Relaxed) {
+            allocator::give_back();
+        }
+    }
+
+    /// This much is in use as long as the pipeline is there, whether or not there is room: what is known of
+    /// its files. Less is left for chunks then, but three quarters of the budget always are.
+    pub fn hold(&self, bytes: u64) {
+        if self.held.swap(bytes, Ordering::Relaxed) != bytes {
+            self.budget.divide();
         }
     }
 
     /// Takes `bytes` from what is shared or else from the reserve; `None` when neither has them.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
+        self.budget.untidy.store(true, Ordering::Relaxed);
         let shared_max = self.budget.total / 4;
         if self.taken.load(Ordering::Relaxed) + bytes <= shared_max && take(&self.budget.shared, bytes) {
             self.taken.fetch_add(bytes, Ordering::Relaxed);
@@ -299,15 +337,37 @@ mod tests {
         assert_eq!(kept(), 4, "a sixteenth of the budget");
         assert_eq!(other.buffer().len(), 16 << 10);
         let now = Instant::now();
-        other.rest(now + SPARE_KEPT);
+        other.tidy(now + SPARE_KEPT);
         assert_eq!(kept(), 3, "some were needed when there were none");
         one.keep(other.buffer());
-        other.rest(now + SPARE_KEPT * 3 / 2);
+        other.tidy(now + SPARE_KEPT * 3 / 2);
         assert_eq!(kept(), 3);
-        other.rest(now + SPARE_KEPT * 2);
+        other.tidy(now + SPARE_KEPT * 2);
         assert_eq!(kept(), 1, "of three one was needed");
-        other.rest(now + SPARE_KEPT * 3);
+        other.tidy(now + SPARE_KEPT * 3);
         assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn what_files_take_is_missing_for_chunks_up_to_a_quarter() {
+        let budget = Budget::new(1 << 20);
+        let (one, other) = (budget.share(), budget.share());
+        let reserved = budget.used();
+        one.hold(1000);
+        other.hold(500);
+        assert_eq!(budget.used(), reserved + 1500);
+        one.hold(1 << 30);
+        assert_eq!(budget.used(), reserved + (1 << 18));
+        let mut taken = Vec::new();
+        while let Some(charge) = other.take(4096) {
+            taken.push(charge);
+        }
+        assert_eq!(taken.len() as u64 * 4096, (1 << 20) / 2, "its reserve, and a quarter");
+        drop(one);
+        assert_eq!(budget.used(), (1 << 20) * 3 / 4 + 500);
+        drop(taken);
+        drop(other);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -284,7 +284,7 @@ struct Flight {
 
 /// Where a chunk's lines come from.
 struct Origin {
-    path: std::path::PathBuf,
+    path: Arc<std::path::Path>,
     incarnation: u64,
     offset: u64,
     /// Where each line stands in its chunk, and how far behind `offset` in the file, where these differ.
@@ -444,10 +444,11 @@ impl Pipeline {
                 None => self.woken = false,
             }
         }
-        if let Some(dirs) = self.source.tick(now)
-            && self.subscription.watch(dirs)
-        {
-            self.source.hint([], true, now);
+        if let Some(dirs) = self.source.tick(now) {
+            self.share.hold(self.source.memory());
+            if self.subscription.watch(dirs) {
+                self.source.hint([], true, now);
+            }
         }
     }
 
@@ -497,6 +498,7 @@ impl Pipeline {
         }
         let Some((want, charge)) = self.room() else {
             self.cramped.get_or_insert(now);
+            self.share.tidy(now);
             // What is under way says when it is back.
             return Step::Blocked(now + if self.flights.is_empty() { ROOM_RETRY } else { RETRY });
         };
@@ -524,7 +526,7 @@ impl Pipeline {
                     Step::Progress
                 } else {
                     // An idle agent keeps little memory.
-                    self.share.rest(now);
+                    self.share.tidy(now);
                     Step::Idle
                 }
             }

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::info;
@@ -44,7 +45,7 @@ pub(super) struct Heads {
 #[derive(Debug)]
 pub struct Copy {
     /// Its name.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Which file, and how long.
     pub stat: Stat,
     /// It, open: it may be deleted at any time.
@@ -267,7 +268,7 @@ impl Source {
     }
 
     /// The file with number `key` is this one now.
-    pub(super) fn has_place(&mut self, key: u64, id: FileId, path: PathBuf) {
+    pub(super) fn has_place(&mut self, key: u64, id: FileId, path: Arc<Path>) {
         self.awake.insert(key);
         self.by_id.insert(id, key);
         if leads_to(&path, id) {
@@ -303,7 +304,7 @@ pub(super) fn leads_to(path: &Path, id: FileId) -> bool {
 /// written to.
 fn names_of_copies(tail: &Tail) -> impl Fn(&Path) -> bool + use<> {
     let (origin, live, stem) = (tail.origin.clone(), rotated_from(&tail.origin), stem_of(&tail.origin));
-    move |path| path != origin && live.as_deref() != Some(path) && stem_of(path) == stem
+    move |path| path != &*origin && live.as_deref() != Some(path) && stem_of(path) == stem
 }
 
 /// What rotation keeps of a name: `app` of `app.log`, `app.log.1`, `app-20261125.log`.

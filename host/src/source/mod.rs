@@ -72,6 +72,10 @@ const CONTENTS: u64 = 1000;
 /// Descriptors an entry keeps open for files that are read to their end.
 const OPEN_MAX: usize = 128;
 
+/// What is kept of a file: itself, its names, its heads, and its place in tables. Measured with 10,000 of
+/// them (docs/performance.md).
+const FILE_BYTES: u64 = 1536;
+
 /// The first step back from the end of a file in search of its last newline. Bytes.
 const LAST_LINE_BYTES: usize = 4096;
 
@@ -95,11 +99,11 @@ pub struct Source {
     held_limits: HeldLimits,
     tails: Tails,
     by_id: HashMap<FileId, u64>,
-    by_path: HashMap<PathBuf, u64>,
+    by_path: HashMap<Arc<Path>, u64>,
     /// Names that are links, by where they led to when names were looked at last.
     links: HashMap<PathBuf, PathBuf>,
     /// The newest file that had this name first.
-    by_origin: HashMap<PathBuf, u64>,
+    by_origin: HashMap<Arc<Path>, u64>,
     heads: Heads,
     /// Files that are polled: open ones, and renamed or deleted ones that are not finished. The
     /// others cost nothing but a look at each scan.
@@ -121,7 +125,7 @@ pub struct Source {
     lost: BTreeMap<&'static str, u64>,
     rewinds: BTreeMap<&'static str, u64>,
     rewind_told: Seldom,
-    troubles: BTreeMap<PathBuf, String>,
+    troubles: BTreeMap<Arc<Path>, String>,
     /// What it may follow of the files of the host.
     share: FileShare,
 }
@@ -138,9 +142,9 @@ pub struct Piece {
     /// Of which file.
     pub incarnation: u64,
     /// Its name, for people and filters.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Its first name, for the partition.
-    pub origin: PathBuf,
+    pub origin: Arc<Path>,
     /// Where the first byte of the buffer stands in the file.
     pub offset: u64,
     inside: bool,
@@ -192,7 +196,7 @@ impl Source {
     pub fn hint(&mut self, paths: impl IntoIterator<Item = PathBuf>, names_changed: bool, now: Instant) {
         self.scan_due |= names_changed;
         for path in paths {
-            let path = self.links.get(&path).unwrap_or(&path);
+            let path = self.links.get(&path).unwrap_or(&path).as_path();
             let Some(key) = self.by_path.get(path).copied() else {
                 self.scan_due |= self.pattern.matches(path);
                 continue;
@@ -315,7 +319,7 @@ impl Source {
         if granted == wanted {
             return None;
         }
-        files.sort_by_key(|path| !self.by_path.contains_key(path));
+        files.sort_by_key(|path| !self.by_path.contains_key(path.as_path()));
         files.truncate(granted);
         files.sort();
         let most = self.share.most();
@@ -326,9 +330,9 @@ impl Source {
 
     /// Troubles that are over are not told any more; that there are too many files is told anew.
     fn forget_troubles(&mut self, too_many: Option<String>) {
-        let whole = PathBuf::from(self.pattern.text());
+        let whole: Arc<Path> = Path::new(self.pattern.text()).into();
         let told = self.troubles.get(&whole).cloned();
-        let troubled = |path: &PathBuf| {
+        let troubled = |path: &Path| {
             self.by_path
                 .get(path)
                 .and_then(|key| self.tails.get(key))
@@ -350,14 +354,14 @@ impl Source {
             let Ok(stat) = Stat::at(&path) else { continue };
             if !stat.regular {
                 let trouble = format!("{} is not a regular file", path.display());
-                self.troubles.insert(path, trouble);
+                self.troubles.insert(path.into(), trouble);
                 continue;
             }
             let known = self
                 .by_id
                 .get(&stat.id)
                 .and_then(|key| self.tails.get(key))
-                .is_some_and(|tail| tail.path == path);
+                .is_some_and(|tail| *tail.path == path);
             match at.get(&stat.id) {
                 // The second name of a file that is followed under another one.
                 Some(_) if !known => {}
@@ -380,7 +384,8 @@ impl Source {
             saved.records.iter().map(|record| (record.id, record.incarnation)).collect();
         // Of the files that had one name first, the one that has it now is the youngest.
         let mut records: Vec<&Record> = saved.records.iter().collect();
-        records.sort_by_key(|record| present.get(&record.id).is_some_and(|(path, _)| *path == record.origin));
+        records
+            .sort_by_key(|record| present.get(&record.id).is_some_and(|(path, _)| *path == *record.origin));
         let mut others = HashSet::new();
         for record in records {
             self.last_incarnation = self.last_incarnation.max(record.incarnation);
@@ -395,7 +400,7 @@ impl Source {
                     self.checkpoints.forget(&self.entry, record.incarnation);
                     others.insert(stat.id);
                 }
-                Some((path, stat)) => self.insert(Tail::resume(record, path.clone(), stat, now)),
+                Some((path, stat)) => self.insert(Tail::resume(record, path.as_path().into(), stat, now)),
                 None => self.resume_moved(record, now),
             }
         }
@@ -424,7 +429,7 @@ impl Source {
     /// does not begin as that one did. Where files have a birth time their numbers tell them apart.
     /// `None`: nothing was read of it that would tell, so that either way it is read from its beginning.
     fn is_other(&self, record: &Record, path: &Path) -> Option<bool> {
-        if record.id.birth.is_some() || path == record.path || record.packed.is_some() {
+        if record.id.birth.is_some() || path == &*record.path || record.packed.is_some() {
             return Some(false);
         }
         let opened = self.policy.open(path).ok().filter(|_| record.head.len > 0)?;
@@ -433,7 +438,7 @@ impl Source {
 
     /// Whether the file under this name is not the one with number `key`, though it has its inode.
     fn was_reused(&self, key: u64, path: &Path) -> bool {
-        let renamed = self.tails.get(&key).filter(|tail| tail.id.birth.is_none() && tail.path != path);
+        let renamed = self.tails.get(&key).filter(|tail| tail.id.birth.is_none() && *tail.path != *path);
         renamed.is_some_and(|tail| self.is_other(&tail.record(), path) == Some(true))
     }
 
@@ -444,10 +449,10 @@ impl Source {
         let found = found.map(|found| found.filter(|(path, _)| self.is_other(record, path) != Some(true)));
         match found {
             // It has its first name, which the entry does not want any more.
-            Ok(Some((path, _))) if path == record.origin => {}
+            Ok(Some((path, _))) if path == *record.origin => {}
             Ok(Some((path, stat))) => {
                 info!(entry = %self.entry, was = %record.path.display(), path = %path.display(), "found a file that was renamed meanwhile");
-                let mut tail = Tail::resume(record, path, &stat, now);
+                let mut tail = Tail::resume(record, path.into(), &stat, now);
                 tail.fate = Fate::Moved { since: now, deleted: false };
                 self.awake.insert(tail.incarnation);
                 self.insert(tail);
@@ -476,7 +481,9 @@ impl Source {
         let incarnation = self.next_incarnation();
         debug!(entry = %self.entry, path = %path.display(), offset = mark.offset, "follows a file");
         let mut tail = Tail::new(incarnation, path.into(), stat, mark, now);
-        tail.origin = origin.into();
+        if origin != path {
+            tail.origin = origin.into();
+        }
         self.insert(tail);
         // One that is renamed before anything of it is acknowledged is found again after a crash.
         self.note(incarnation, 0);
@@ -507,14 +514,15 @@ impl Source {
     }
 
     fn renamed(&mut self, key: u64, path: &Path) {
-        let Some(tail) = self.tails.get_mut(&key).filter(|tail| tail.path != path) else { return };
+        let Some(tail) = self.tails.get_mut(&key).filter(|tail| *tail.path != *path) else { return };
         debug!(entry = %self.entry, was = %tail.path.display(), path = %path.display(), "a file was renamed");
         tail.trouble = None;
-        let was = std::mem::replace(&mut tail.path, path.into());
+        let path: Arc<Path> = path.into();
+        let was = std::mem::replace(&mut tail.path, path.clone());
         if self.by_path.get(&was) == Some(&key) {
             self.by_path.remove(&was);
         }
-        self.by_path.insert(path.into(), key);
+        self.by_path.insert(path, key);
         self.note(key, 0);
     }
 
@@ -959,7 +967,7 @@ impl Source {
     }
 
     /// Files that are to be read after `key` are to be read after `other` now.
-    fn stand_in(&mut self, origin: &PathBuf, key: u64, other: Option<u64>) {
+    fn stand_in(&mut self, origin: &Path, key: u64, other: Option<u64>) {
         match (self.by_origin.get_mut(origin), other) {
             (Some(newest), Some(other)) if *newest == key => *newest = other,
             (Some(newest), None) if *newest == key => _ = self.by_origin.remove(origin),
@@ -1020,6 +1028,11 @@ impl Source {
         self.drop_if_over(incarnation);
     }
 
+    /// What is kept of its files. Bytes.
+    pub fn memory(&self) -> u64 {
+        self.tails.len() as u64 * FILE_BYTES
+    }
+
     /// Files that are followed, and others that are not finished.
     pub fn files(&self) -> u64 {
         self.tails.values().filter(|tail| tail.fate == Fate::Named || !tail.is_finished()).count() as u64
@@ -1069,7 +1082,7 @@ impl Source {
     }
 
     /// Files that cannot be read, and why.
-    pub fn troubles(&self) -> &BTreeMap<PathBuf, String> {
+    pub fn troubles(&self) -> &BTreeMap<Arc<Path>, String> {
         &self.troubles
     }
 }

@@ -8,7 +8,8 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -150,7 +151,7 @@ impl Source {
         self.count_lost("deleted", next_content, &was.1);
         // Its copy, which was compressed.
         let is_copy = |tail: &Tail| {
-            let is_made_of = gzip::name_of(&tail.path) == path || tail.modified() == modified;
+            let is_made_of = *gzip::name_of(&tail.path) == *path || tail.modified() == modified;
             let is_copy = tail.twin == Some(key) || (tail.is_unread() && is_made_of);
             is_copy && !leads_to(&tail.path, tail.id) && tail.size() == length
         };
@@ -169,9 +170,8 @@ impl Source {
         if let Some(found) = open.find_map(|(path, file)| self.candidate(tail, path.clone(), file)) {
             return Some(found);
         }
-        let real = std::fs::canonicalize(&tail.path).ok().filter(|real| *real != tail.path);
-        let dirs =
-            [Some(tail.path.as_path()), real.as_deref()].into_iter().flatten().filter_map(Path::parent);
+        let real = std::fs::canonicalize(&tail.path).ok().filter(|real| **real != *tail.path);
+        let dirs = [Some(&*tail.path), real.as_deref()].into_iter().flatten().filter_map(Path::parent);
         let names = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().take(NAMES_MAX);
         let packed = names.filter_map(Result::ok).map(|name| name.path()).filter(|path| gzip::is_named(path));
         let mut found: Vec<_> =
@@ -183,13 +183,13 @@ impl Source {
         found.truncate(CANDIDATES_MAX);
         found.into_iter().find_map(|(path, _)| {
             let file = self.policy.open(&path).ok()?.file;
-            self.candidate(tail, path, file)
+            self.candidate(tail, path.into(), file)
         })
     }
 
     /// Whether the content of a compressed file begins as one that is gone did. Where nothing was read of
     /// that, its name tells, or its length and age: a compressed file keeps those.
-    fn candidate(&self, tail: &Tail, path: PathBuf, file: File) -> Option<Candidate> {
+    fn candidate(&self, tail: &Tail, path: Arc<Path>, file: File) -> Option<Candidate> {
         let stat = Stat::of(&file).ok().filter(|opened| opened.regular)?;
         let known = self.by_id.get(&stat.id).and_then(|key| self.tails.get(key));
         if tail.has_left(stat.id) || known.is_some_and(|known| known.read_to() > 0) {
@@ -211,7 +211,7 @@ impl Source {
         } else {
             // One that had another name before was made of another file.
             let is_named =
-                path == gzip::name_of(&tail.path) && known.is_none_or(|known| known.origin == path);
+                *path == *gzip::name_of(&tail.path) && known.is_none_or(|known| known.origin == path);
             let is_named = is_named && may_have_been(tail, &stat, length);
             is_named || (length, stat.modified) == (tail.size(), tail.modified())
         };

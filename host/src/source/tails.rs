@@ -25,6 +25,10 @@ impl Tails {
         self.0.remove(key)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn contains_key(&self, key: &u64) -> bool {
         self.0.contains_key(key)
     }

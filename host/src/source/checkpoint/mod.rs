@@ -6,9 +6,9 @@
 //! stops nothing: lines are repeated after a restart, never lost.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -44,10 +44,10 @@ pub struct Record {
     pub incarnation: u64,
     /// Its last known name.
     #[serde(with = "path_bytes")]
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Its first known name, which chose the partition.
     #[serde(with = "path_bytes")]
-    pub origin: PathBuf,
+    pub origin: Arc<Path>,
     /// Which file.
     pub id: FileId,
     /// All before this byte is finished.
@@ -106,8 +106,8 @@ pub struct Checkpoints {
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// `None` removes the record.
-    files: HashMap<(EntryName, u64), Option<Record>>,
+    /// `None` removes the record. Boxed: a table that grows is there twice.
+    files: HashMap<(EntryName, u64), Option<Box<Record>>>,
     /// Path, and whether it is retired.
     entries: HashMap<EntryName, (String, bool)>,
     stop: bool,
@@ -224,7 +224,7 @@ impl Checkpoints {
     pub fn note(&self, entry: &EntryName, record: Record, bytes: u64) {
         let file = (entry.clone(), record.incarnation);
         self.change(|pending| {
-            pending.files.insert(file, Some(record));
+            pending.files.insert(file, Some(Box::new(record)));
         });
         if self.acked.fetch_add(bytes, Ordering::Relaxed) + bytes >= ACKED_BYTES_MAX / 2 {
             self.wake.notify_all();
@@ -367,7 +367,7 @@ impl Pending {
         }
         for ((_, incarnation), record) in self.files.iter().filter(|((of, _), _)| of == entry) {
             saved.records.retain(|saved| saved.incarnation != *incarnation);
-            saved.records.extend(record.clone());
+            saved.records.extend(record.as_deref().cloned());
         }
     }
 }
@@ -405,6 +405,7 @@ mod path_bytes {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
+    use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -423,10 +424,10 @@ mod path_bytes {
         form.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Path>, D::Error> {
         Ok(match Form::deserialize(deserializer)? {
-            Form::Text(text) => text.into(),
-            Form::Bytes(bytes) => OsString::from_vec(bytes).into(),
+            Form::Text(text) => PathBuf::from(text).into(),
+            Form::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)).into(),
         })
     }
 }
@@ -434,14 +435,15 @@ mod path_bytes {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStringExt;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
     pub(in crate::source) fn name(text: &str) -> EntryName {
         EntryName(text.into())
     }
 
     pub(in crate::source) fn record(incarnation: u64, committed: u64) -> Record {
-        let path = PathBuf::from(std::ffi::OsString::from_vec(b"/var/log/\xff.log".to_vec()));
+        let path: Arc<Path> = Path::new(OsStr::from_bytes(b"/var/log/\xff.log")).into();
         Record {
             incarnation,
             origin: path.clone(),

@@ -17,7 +17,7 @@ use crate::model::EntryName;
 const LOST: &str = "";
 
 /// What redb may keep in memory; its own default is 1 GiB. Bytes.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const CACHE_BYTES: usize = 1024 * 1024;
 
 const FILES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("files.v1");
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries.v1");

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::packed::Packed;
@@ -51,9 +52,9 @@ pub struct Tail {
     /// Tells apart the contents that one inode held one after the other.
     pub incarnation: u64,
     /// Its last known name.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Its first known name, which chooses the partition.
-    pub origin: PathBuf,
+    pub origin: Arc<Path>,
     /// Which file.
     pub id: FileId,
     /// What became of its name.
@@ -71,13 +72,13 @@ pub struct Tail {
     /// Whether it waits for its turn to be read.
     pub queued: bool,
     /// Why it cannot be read, and when to try again.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Box<Trouble>>,
     /// It is known not to be a copy of a file that is followed.
     pub vetted: bool,
     /// The file that it may be a copy of: it is not read until that is known.
     pub twin: Option<u64>,
     file: Option<File>,
-    packed: Option<Packed>,
+    packed: Option<Box<Packed>>,
     /// Compressed files that it is known not to go on in.
     rejected: Vec<FileId>,
     verified: bool,
@@ -163,14 +164,14 @@ pub enum Fill {
 
 impl Tail {
     /// A file that nothing is known of, read from `mark`.
-    pub fn new(incarnation: u64, path: PathBuf, stat: &Stat, mark: Mark, now: Instant) -> Self {
+    pub fn new(incarnation: u64, path: Arc<Path>, stat: &Stat, mark: Mark, now: Instant) -> Self {
         let mut tail = Self::build(incarnation, stat.id, path.clone(), path, mark, now);
         tail.sighted(stat, now);
         tail
     }
 
     /// A file that was followed before. Its content is checked when it is opened.
-    pub fn resume(record: &Record, path: PathBuf, stat: &Stat, now: Instant) -> Self {
+    pub fn resume(record: &Record, path: Arc<Path>, stat: &Stat, now: Instant) -> Self {
         let mark = Mark { offset: record.committed, trace: record.trace };
         let mut tail = Self::build(record.incarnation, stat.id, path, record.origin.clone(), mark, now);
         tail.head = record.head;
@@ -180,7 +181,7 @@ impl Tail {
         tail.heads.extend(heads.filter(|head| head.len >= HEAD_LENGTHS[0]));
         (tail.size, tail.seen) = (record.size, record.size);
         if let Some(size) = record.packed {
-            tail.packed = Some(Packed::resume(size));
+            tail.packed = Some(Box::new(Packed::resume(size)));
             tail.vetted = record.committed > 0;
             tail.sighted(stat, now);
             return tail;
@@ -193,7 +194,15 @@ impl Tail {
         tail
     }
 
-    fn build(incarnation: u64, id: FileId, path: PathBuf, origin: PathBuf, mark: Mark, now: Instant) -> Self {
+    fn build(
+        incarnation: u64,
+        id: FileId,
+        path: Arc<Path>,
+        origin: Arc<Path>,
+        mark: Mark,
+        now: Instant,
+    ) -> Self {
+        let origin = if origin == path { path.clone() } else { origin };
         Self {
             incarnation,
             path,
@@ -251,7 +260,7 @@ impl Tail {
             size: self.size.max(beyond),
             // A write that was not looked into yet is one after a restart, too.
             modified: if self.suspect { UNKNOWN } else { self.modified },
-            packed: self.packed.as_ref().map(Packed::size),
+            packed: self.packed.as_deref().map(Packed::size),
         }
     }
 
@@ -281,7 +290,7 @@ impl Tail {
 
     /// Whether a look at its name says nothing new: most files of most looks.
     pub fn is_as_known(&self, path: &Path, stat: &Stat) -> bool {
-        let same = (self.size, self.modified) == (stat.size, stat.modified) && self.path == path;
+        let same = (self.size, self.modified) == (stat.size, stat.modified) && *self.path == *path;
         same && self.fate == Fate::Named && !self.is_packed() && self.vanished == 0 && self.is_finished()
     }
 
@@ -514,7 +523,7 @@ impl Tail {
 
     /// Bytes that it takes on the disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.packed.as_ref().map_or(self.size, Packed::size)
+        self.packed.as_deref().map_or(self.size, Packed::size)
     }
 
     /// When it was last written to, as [`Stat`] says it.
@@ -590,7 +599,7 @@ impl Tail {
     pub fn failed(&mut self, error: &OpenError, now: Instant) {
         let Problem { cause, fix, .. } = error.problem("", &self.path);
         let reason = if fix.is_empty() { cause } else { format!("{cause}; {fix}") };
-        self.trouble = Some(Trouble { reason, retry: now + TROUBLE_RETRY.0 });
+        self.trouble = Some(Box::new(Trouble { reason, retry: now + TROUBLE_RETRY.0 }));
         self.close();
     }
 

@@ -72,7 +72,7 @@ impl Tail {
         let packed = self.packed.get_or_insert_with(|| {
             // What was seen of it so far was its size on the disk.
             self.seen = 0;
-            Packed { unzip: None, size: stat.size, adopted: None }
+            Box::new(Packed { unzip: None, size: stat.size, adopted: None })
         });
         packed.size = stat.size;
         (self.size, self.suspect, self.partial_at) = (length.max(1), false, 0);
@@ -89,7 +89,8 @@ impl Tail {
         self.cut(length);
         self.seen = self.read_to + unread;
         self.close();
-        self.packed = Some(Packed { unzip: None, size: stat.size, adopted: Some(self.modified) });
+        let adopted = Some(self.modified);
+        self.packed = Some(Box::new(Packed { unzip: None, size: stat.size, adopted }));
         (self.path, self.id, self.file, self.modified) = (path, stat.id, Some(file), stat.modified);
         let is_done = length == self.read_to && self.seen <= length;
         self.size = if is_done { length } else { length.max(self.read_to + 1) };
