@@ -3,11 +3,7 @@
 //! Times are those of the broker's log, and held against others of the same run.
 
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::Message as _;
 use serde_json::{Value, json};
@@ -15,19 +11,18 @@ use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::{LineFile, Tally};
 use weir_tests::mock::MockKafka;
+use weir_tests::steady::{self, Steady};
 use weir_tests::topic::Topic;
 use weir_tests::wait::{SOON, eventually};
 use weir_tests::weir::{Lines, Weir};
 
-use crate::faults::{AGENT_MEMORY, FILE_BYTES};
+use crate::faults::AGENT_MEMORY;
 use crate::{LONG, host, unconnected};
 
 /// Lines of a backlog: seconds of work.
 const BACKLOG: u64 = 3_000_000;
 /// Bytes of each.
 const LINE_BYTES: usize = 200;
-/// How often a quiet file gets a line.
-const PACE: Duration = Duration::from_millis(5);
 /// `limits.memory`. Bytes.
 const MEMORY: u64 = 32 << 20;
 /// What the program and its libraries take in a development build more than in a release, 27 of 19 MB. Bytes.
@@ -44,51 +39,14 @@ fn entry(weir: &Weir, name: &str, topic: &Topic) -> Value {
     json!({"name": name, "path": path, "topic": topic.name(), "start_at": "beginning"})
 }
 
-/// A file that gets a line with its time now and then.
-struct Quiet {
-    stop: Arc<AtomicBool>,
-    writer: JoinHandle<u64>,
-}
-
-impl Quiet {
-    fn begin(path: PathBuf) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let writer = std::thread::spawn(move || {
-            let mut file = std::fs::File::create(path).expect("create a log");
-            let mut written = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                file.write_all(format!("quiet {}\n", now()).as_bytes()).expect("write a line");
-                written += 1;
-                std::thread::sleep(PACE);
-            }
-            written
-        });
-        Self { stop, writer }
-    }
-
-    /// Ends it; how many lines it has.
-    fn end(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.writer.join().expect("the writer does not panic")
-    }
-}
-
-/// Milliseconds since 1970, as Kafka counts.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
-/// How long the quiet lines took that were written within these times, shortest first. Milliseconds.
-fn delays(topic: &Topic, from: i64, to: i64) -> Vec<i64> {
+/// How long the lines of a steady file took that were written within these times, shortest first. Milliseconds.
+fn delays(topic: &Topic, from: Duration, to: Duration) -> Vec<i64> {
     let mut delays = Vec::new();
     topic.consumer().to_end(|message| {
-        let text = std::str::from_utf8(message.payload().unwrap_or_default()).unwrap_or_default();
-        let Some(written) = text.strip_prefix("quiet ") else { return };
-        let written: i64 = written.parse().expect("a time");
+        let Some((_, written)) = steady::parse(message.payload().unwrap_or_default()) else { return };
         let logged = message.timestamp().to_millis().expect("the time of the log");
         if (from..to).contains(&written) {
-            delays.push(logged - written);
+            delays.push(logged - written.as_millis() as i64);
         }
     });
     delays.sort_unstable();
@@ -102,13 +60,13 @@ fn a_huge_backlog_holds_up_no_fresh_line_of_its_own_entry_or_of_another() {
     let mut big = LineFile::create(weir.log("near-big.log"), "big", LINE_BYTES);
     big.write(BACKLOG);
     weir.list(&json!([entry(&weir, "near", &near), entry(&weir, "far", &far)]));
-    let quiet = [Quiet::begin(weir.log("near-quiet.log")), Quiet::begin(weir.log("far.log"))];
+    let quiet = [Steady::begin(weir.log("near-quiet.log")), Steady::begin(weir.log("far.log"))];
     weir.start();
     eventually(SOON, "the backlog to be begun", || weir.lines("near").delivered, |lines| *lines > 0);
-    let (from, begun) = (now(), Instant::now());
+    let (from, begun) = (steady::now(), Instant::now());
     eventually(LONG, "the backlog to be done", || weir.lines("near").delivered, |lines| *lines >= BACKLOG);
-    let (to, took) = (now(), begun.elapsed());
-    let written = quiet.map(Quiet::end);
+    let (to, took) = (steady::now(), begun.elapsed());
+    let written = quiet.map(Steady::end);
     weir.await_finished("near", BACKLOG + written[0], SOON);
     weir.await_finished("far", written[1], SOON);
     assert!(weir.stop().success());
@@ -231,7 +189,7 @@ fn all_at_once_stays_within_the_memory_also_while_the_broker_is_away() {
     let mut tally = Tally::of(&expected);
     topic.tally_now(&mut tally);
     assert_eq!(tally.missing(), 0, "{}", tally.verdict());
-    let most = MEMORY + AGENT_MEMORY + FILES * FILE_BYTES;
+    let most = MEMORY + AGENT_MEMORY + DEVELOPMENT;
     println!("peak {} of {} MiB", peak >> 20, most >> 20);
     assert!(peak < most, "{} MiB", peak >> 20);
 }

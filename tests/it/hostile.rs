@@ -1,24 +1,24 @@
 //! What a hostile module costs its neighbour: `make hostile` prints the table, the tests run a part of it.
 
-use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::Message as _;
 use serde_json::{Value, json};
 use weir_tests::guests;
 use weir_tests::kafka::Kafka;
 use weir_tests::lines::LineFile;
+use weir_tests::lock;
+use weir_tests::steady::{self, PACE, Steady};
 use weir_tests::topic::Topic;
 use weir_tests::wait::{SOON, eventually};
 
 use crate::host;
 
-/// How often the neighbour's file gets a line.
-const PACE: Duration = Duration::from_millis(5);
 /// A module may be compiled for 120 s of CPU time, at the lowest priority.
 const COMPILED: Duration = Duration::from_secs(900);
 /// Lines of the hostile entry, and how many there are for each that its module fails on.
@@ -82,7 +82,7 @@ fn a_hostile_module_leaves_its_neighbours_lines_and_time() {
     let core = guests::bytes("guest_misbehave");
     let mut weir = host();
     let good = Kafka::shared().topic("good", 1);
-    let neighbour = Neighbour::new(&weir.log("good.log"), &good);
+    let neighbour = Neighbour::new(weir.log("good.log"), &good);
     let good =
         json!({"name": "good", "path": weir.log("good.log"), "topic": good.name(), "start_at": "beginning"});
     weir.list(&json!([good]));
@@ -171,44 +171,31 @@ impl Latency {
 /// A file that gets a line, its number and time, now and then; and the consumer of them.
 struct Neighbour {
     stop: Arc<AtomicBool>,
-    writer: Option<JoinHandle<u64>>,
-    reader: Option<JoinHandle<u64>>,
+    writer: Steady,
+    reader: JoinHandle<()>,
     seen: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Neighbour {
-    fn new(path: &std::path::Path, topic: &Topic) -> Self {
+    fn new(path: PathBuf, topic: &Topic) -> Self {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let mut file = std::fs::File::options().create(true).append(true).open(path).expect("open a log");
-        let stopped = stop.clone();
-        let writer = std::thread::spawn(move || {
-            let mut written = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let line = format!("{written} {}\n", now().as_micros());
-                file.write_all(line.as_bytes()).expect("write a line");
-                written += 1;
-                std::thread::sleep(PACE);
-            }
-            written
-        });
-        let (mut consumer, stopped, to) = (topic.consumer(), stop.clone(), Arc::clone(&seen));
+        let writer = Steady::begin(path);
+        let (mut consumer, stopped, to): (_, _, Arc<Mutex<Vec<_>>>) =
+            (topic.consumer(), stop.clone(), Arc::clone(&seen));
         let reader = std::thread::spawn(move || {
             let mut expected = None;
             while !stopped.load(Ordering::Relaxed) {
                 consumer.each(PACE * 20, |message| {
-                    let text = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
-                    let (number, written) = text.split_once(' ').expect("a number and a time");
-                    let number: u64 = number.parse().expect("a number");
+                    let line = steady::parse(message.payload().unwrap_or_default());
+                    let (number, written) = line.expect("a line of the neighbour");
                     assert_eq!(number, expected.unwrap_or(number), "each once and in order");
                     expected = Some(number + 1);
-                    let took = now().saturating_sub(Duration::from_micros(written.parse().expect("a time")));
-                    lock(&to).push(took);
+                    lock(&to).push(steady::now().saturating_sub(written));
                     ControlFlow::Continue(())
                 });
             }
-            expected.unwrap_or_default()
         });
-        Self { stop, writer: Some(writer), reader: Some(reader), seen }
+        Self { stop, writer, reader, seen }
     }
 
     fn seen(&self) -> usize {
@@ -229,20 +216,11 @@ impl Neighbour {
     }
 
     /// Ends it; how many lines were written.
-    fn stop(mut self) -> u64 {
+    fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        let written = self.writer.take().map(|thread| thread.join().expect("the writer did not panic"));
-        self.reader.take().map(|thread| thread.join().expect("each line once and in order"));
-        written.unwrap_or_default()
+        self.reader.join().expect("each line once and in order");
+        self.writer.end()
     }
-}
-
-fn lock(seen: &Mutex<Vec<Duration>>) -> std::sync::MutexGuard<'_, Vec<Duration>> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a time")
 }
 
 /// Sections of a core module: number and content.

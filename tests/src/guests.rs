@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::workspace;
 
@@ -46,7 +46,7 @@ pub fn stamp(version: u64) -> Vec<u8> {
 #[track_caller]
 fn built(package: &str, what: &[&str]) -> PathBuf {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut built = crate::lock(&BUILT);
     built.entry(package.to_owned()).or_insert_with(|| build(package, what)).clone()
 }
 

@@ -4,7 +4,8 @@
 //!   back with a consumer of its own.
 //! - [`etcd`]: the same for etcd.
 //! - [`mock`]: a Kafka in this process, which can be told to answer with errors.
-//! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them.
+//! - [`lines`]: files whose lines can be told apart, and the tally that says what became of them;
+//!   [`steady`]: one whose lines say when they were written.
 //! - [`weir`]: the agent as a process; [`metrics`] is what it says about itself.
 //! - [`guests`]: filters, built once.
 //! - [`tls`]: certificates for Kafka and etcd.
@@ -27,6 +28,7 @@ pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod scratch;
+pub mod steady;
 pub mod terminal;
 pub mod tls;
 pub mod topic;
@@ -34,9 +36,15 @@ pub mod wait;
 pub mod weir;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The folder of the workspace.
 pub fn workspace() -> PathBuf {
     let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("tests/ lies in the workspace").to_path_buf()
+}
+
+/// Locks, whatever became of a thread that had it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

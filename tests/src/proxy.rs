@@ -5,10 +5,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rdkafka::types::RDKafkaRespErr;
+
+use crate::lock;
 
 /// An error of a broker.
 pub type BrokerError = RDKafkaRespErr;
@@ -230,8 +232,4 @@ fn read(from: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 fn write(mut to: &TcpStream, frame: &[u8]) -> io::Result<()> {
     to.write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::{Command, ExitStatus};
 use std::ptr::{null, null_mut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::process::Process;
@@ -39,7 +39,7 @@ impl Terminal {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = screen.read(&mut buffer) {
-                to.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+                crate::lock(&to).extend_from_slice(&buffer[..read]);
             }
         });
         Self { process, keyboard, ours, shown, answered: 0 }
@@ -47,7 +47,7 @@ impl Terminal {
 
     /// All that was shown so far.
     pub fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&crate::lock(&self.shown)).into_owned()
     }
 
     /// Waits until this is shown after all that was shown before, and presses keys then.
