@@ -208,11 +208,17 @@ fn weir(program: &Path, job: &Job<'_>) -> Result<Command> {
     );
     let config = write(job, "weir.toml", &settings)?;
     let mut command = Command::new(program);
-    command.args(["run", "--config"]).arg(config).env("RUST_LOG", "warn");
+    command.args(["run", "--config"]).arg(config);
+    Ok(without_env(command))
+}
+
+/// weir reads settings from these variables too; whoever measures may have set them.
+pub(crate) fn without_env(mut command: Command) -> Command {
+    command.env("RUST_LOG", "warn");
     for name in ["CONFIG", "KAFKA_BROKERS", "ETCD_ENDPOINTS", "STATE_DIR", "ALLOW"] {
         command.env_remove(format!("WEIR_{name}"));
     }
-    Ok(command)
+    command
 }
 
 fn bare_loop(program: &Path, job: &Job<'_>) -> Result<Command> {
@@ -234,7 +240,7 @@ fn looping(program: &Path, copy: &str, job: &Job<'_>) -> Result<Command> {
 fn kcat(program: &Path, job: &Job<'_>) -> Result<Command> {
     let mut command = Command::new(program);
     command.args(["-P", "-q", "-b", job.brokers, "-t", job.topic, "-z", job.codec]);
-    command.args(["-X", "acks=all", "-X", "enable.idempotence=true", "-X", "linger.ms=2"]);
+    command.args(["-X", "acks=all", "-X", "enable.idempotence=true", "-X", "linger.ms=1"]);
     command.arg("-l").arg(&job.files[0]);
     Ok(command)
 }

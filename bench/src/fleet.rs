@@ -12,6 +12,7 @@ use weir_tests::process::Process;
 use weir_tests::{guests, http, ports, scratch};
 
 use crate::Bench;
+use crate::agent::without_env;
 use crate::report::Table;
 use crate::stats::number;
 
@@ -39,13 +40,14 @@ pub(crate) fn fleet(bench: &mut Bench) -> Result<()> {
             );
             let config = home.join("weir.toml");
             fs::write(&config, settings)?;
-            let mut command = Command::new(&agent.program);
-            command.args(["run", "--config"]).arg(&config).env("RUST_LOG", "warn");
+            let mut command = without_env(Command::new(&agent.program));
+            command.args(["run", "--config"]).arg(&config);
             Ok(Process::start("weir", command, &home.join("output.log")))
         };
         let weir = |args: &[&str]| -> Result<()> {
             let config = dir.path().join("0/weir.toml");
-            let output = Command::new(&agent.program).args(args).arg("--config").arg(config).output()?;
+            let mut command = without_env(Command::new(&agent.program));
+            let output = command.args(args).arg("--config").arg(config).output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "weir {}: {said}", args.join(" "));
             Ok(())

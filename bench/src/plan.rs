@@ -62,16 +62,20 @@ fn list(name: &str) -> Vec<String> {
 fn numbers(name: &str, usual: &[u64]) -> Result<Vec<u64>> {
     match list(name) {
         numbers if numbers.is_empty() => Ok(usual.into()),
-        numbers => numbers.iter().map(|n| Ok(n.parse()?)).collect(),
+        numbers => numbers.iter().map(|text| parse(name, text)).collect(),
     }
 }
 
 fn number(name: &str, usual: u64) -> Result<u64> {
     match std::env::var(name) {
-        Ok(text) if !text.is_empty() => match text.replace('_', "").parse() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => bail!("{name}={text}: a number above 0 is wanted"),
-        },
+        Ok(text) if !text.is_empty() => parse(name, &text),
         _ => Ok(usual),
+    }
+}
+
+fn parse(name: &str, text: &str) -> Result<u64> {
+    match text.replace('_', "").parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => bail!("{name}={text}: a number above 0 is wanted"),
     }
 }
