@@ -45,4 +45,10 @@ impl MockKafka {
     pub fn up(&self, broker: i32) {
         self.0.broker_up(broker).expect("a broker that comes");
     }
+
+    /// All brokers answer so late.
+    #[track_caller]
+    pub fn answer_after(&self, time: std::time::Duration) {
+        self.0.broker_round_trip_time(-1, time).expect("a round trip time");
+    }
 }

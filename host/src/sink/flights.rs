@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use slab::Slab;
 
+use super::gates::{Parcel, Place};
 use super::native::{Destroyed, Reports};
 use super::producer::Stopped;
 use super::tally::{Bounce, Tally, Verdict};
@@ -74,9 +75,19 @@ impl Home {
         self.closed.store(false, Ordering::Release);
     }
 
-    /// Chunks handed over whose reports are not complete.
+    /// Chunks sent that have not come back.
     pub(super) fn under_way(&self) -> u64 {
         self.under_way.load(Ordering::Acquire)
+    }
+
+    /// One more is.
+    pub(super) fn enter(&self) {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One is not any more.
+    pub(super) fn leave(&self) {
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -84,20 +95,29 @@ impl Home {
 pub(super) struct Landed {
     finished: Finished,
     home: Arc<Home>,
+    /// Whose batch it was part of.
+    place: Option<Place>,
 }
 
 impl Landed {
-    fn new(finished: Finished, home: Arc<Home>) -> Self {
+    fn new(finished: Finished, home: Arc<Home>, place: Option<Place>) -> Self {
         if !finished.failed.is_empty() {
             home.closed.store(true, Ordering::Release);
         }
-        Self { finished, home }
+        Self { finished, home, place }
     }
 
     /// A chunk that no producer was given.
-    pub(super) fn bounced(chunk: Chunk, only: Option<&[u32]>, home: &Arc<Home>, verdict: &Verdict) -> Self {
-        let failed = sent(&chunk, only).map(|record| failed(record, verdict)).collect();
-        Self::new(Finished { chunk, failed }, home.clone())
+    pub(super) fn bounced(parcel: Parcel, bounce: Bounce, tally: &Tally) -> Self {
+        let (verdict, place) = (tally.bounce(bounce, parcel.records() as usize), parcel.place());
+        let Parcel { chunk, only, home, .. } = parcel;
+        let failed = sent(&chunk, only.as_deref()).map(|record| failed(record, &verdict)).collect();
+        Self::new(Finished { chunk, failed }, home, place)
+    }
+
+    /// The partition whose batch it was part of.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// How many of its records failed.
@@ -108,7 +128,7 @@ impl Landed {
     /// Hands the chunk to its lane. A panic there is the lane's, and must not take down the thread
     /// that serves all others.
     pub(super) fn deliver(self) {
-        let Self { finished, home } = self;
+        let Self { finished, home, .. } = self;
         if catch_unwind(AssertUnwindSafe(|| (home.done)(finished))).is_err() {
             tracing::error!("the receiver of a finished chunk panicked");
         }
@@ -134,6 +154,7 @@ struct Flight {
     open: u64,
     failed: Vec<Failed>,
     home: Arc<Home>,
+    place: Option<Place>,
     orphan: bool,
 }
 
@@ -147,9 +168,9 @@ impl Flight {
 
     fn land(mut self) -> Landed {
         self.failed.sort_unstable_by_key(|failed| failed.record);
-        let landed = Landed::new(Finished { chunk: self.chunk, failed: self.failed }, self.home);
-        landed.home.under_way.fetch_sub(1, Ordering::AcqRel);
-        landed
+        let finished = Finished { chunk: self.chunk, failed: self.failed };
+        self.home.leave();
+        Landed::new(finished, self.home, self.place)
     }
 
     /// Fails all records that are not known to have failed: which of them were acknowledged is
@@ -186,26 +207,23 @@ impl Flights {
 
     /// Takes a chunk in before its records are handed over. The hand-over itself counts as one
     /// more record, so that the chunk cannot land before it has ended.
-    pub(super) fn board(
-        &self,
-        chunk: Chunk,
-        only: Option<&[u32]>,
-        home: &Arc<Home>,
-    ) -> Result<Ticket, Box<Landed>> {
+    pub(super) fn board(&self, parcel: Parcel) -> Result<Ticket, Box<Landed>> {
         let mut table = lock(&self.table);
-        if chunk.records.len() >= 1 << RECORD_BITS || table.slots.len() >= 1 << SLOT_BITS {
+        if parcel.chunk.records.len() >= 1 << RECORD_BITS || table.slots.len() >= 1 << SLOT_BITS {
             drop(table);
-            let verdict = self.tally.bounce(Bounce::TooMany, sent(&chunk, only).count());
-            return Err(Box::new(Landed::bounced(chunk, only, home, &verdict)));
+            return Err(Box::new(Landed::bounced(parcel, Bounce::TooMany, &self.tally)));
         }
         table.generation = table.generation.wrapping_add(1);
-        home.under_way.fetch_add(1, Ordering::AcqRel);
+        let place = parcel.place();
+        let Parcel { chunk, only, home, .. } = parcel;
+        home.enter();
         let flight = Flight {
-            open: sent(&chunk, only).count() as u64 + 1,
-            only: only.map(Into::into),
+            open: sent(&chunk, only.as_deref()).count() as u64 + 1,
+            only,
             generation: table.generation,
             failed: Vec::new(),
-            home: home.clone(),
+            home,
+            place,
             orphan: false,
             chunk,
         };

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::flights::{Home, Landed, sent};
+use super::flights::{Home, Landed};
+use super::gates::Parcel;
 use super::native::{Batch, Fatal, Mock};
 use super::producer::{Plan, Producer, Stopped};
 use super::tally::{Bounce, SinkFigures, Tally};
@@ -226,8 +227,8 @@ impl Inner {
         for producer in self.producers() {
             producer.with(|native| {
                 figures.orphan_bytes += native.flights().orphan_bytes();
-                figures.chunks_under_way += native.flights().under_way().chunks;
             });
+            figures.chunks_under_way += producer.under_way().chunks;
         }
         figures.own_producers = lock(&self.blamed.topics).values().filter(|blame| blame.own).count() as u64;
         figures
@@ -237,9 +238,7 @@ impl Inner {
         self.stopped.store(true, Ordering::Release);
         let producers = self.producers();
         producers.iter().for_each(|producer| producer.stop(deadline));
-        producers.iter().map(|producer| producer.stopped(deadline)).fold(Stopped::default(), |sum, one| {
-            Stopped { chunks: sum.chunks + one.chunks, records: sum.records + one.records }
-        })
+        producers.iter().map(|producer| producer.stopped(deadline)).fold(Stopped::default(), Stopped::and)
     }
 }
 
@@ -275,30 +274,17 @@ struct KafkaLane {
 }
 
 impl KafkaLane {
-    /// Hands the chunk over; what comes back at once is returned.
-    fn try_send(&mut self, chunk: Chunk, only: Option<&[u32]>, route: &Route) -> Option<Landed> {
-        let producer = match self.sink.producer(&self.topic, route.alone) {
-            Ok(producer) => producer,
-            Err(_) if self.sink.stopped.load(Ordering::Acquire) => {
-                return self.bounce(chunk, only, Bounce::Stopped);
+    /// The producer for what is sent so; or why there is none just now.
+    fn producer(&self, route: &Route) -> Result<Arc<Producer>, Bounce> {
+        let producer = self.sink.producer(&self.topic, route.alone).map_err(|error| {
+            if self.sink.stopped.load(Ordering::Acquire) {
+                return Bounce::Stopped;
             }
-            Err(error) => {
-                tracing::error!(%error, "no producer");
-                return self.bounce(chunk, only, Bounce::NoProducer);
-            }
-        };
-        if !Arc::ptr_eq(&producer, &self.last) {
-            if self.home.under_way() > 0 {
-                return self.bounce(chunk, only, Bounce::LaneBusy);
-            }
-            self.last = producer;
-        }
-        self.last.send(&mut self.batch, &self.topic, chunk, only, route, &self.home)
-    }
-
-    fn bounce(&self, chunk: Chunk, only: Option<&[u32]>, bounce: Bounce) -> Option<Landed> {
-        let verdict = self.sink.tally.bounce(bounce, sent(&chunk, only).count());
-        Some(Landed::bounced(chunk, only, &self.home, &verdict))
+            tracing::error!(%error, "no producer");
+            Bounce::NoProducer
+        })?;
+        let is_another = !Arc::ptr_eq(&producer, &self.last);
+        if is_another && self.home.under_way() > 0 { Err(Bounce::LaneBusy) } else { Ok(producer) }
     }
 }
 
@@ -310,8 +296,14 @@ impl Lane for KafkaLane {
     }
 
     fn send(&mut self, chunk: Chunk, only: Option<&[u32]>, route: &Route) {
-        if let Some(landed) = self.try_send(chunk, only, route) {
-            landed.deliver();
+        let (topic, home) = (self.topic.clone(), self.home.clone());
+        let parcel = Parcel { chunk, topic, only: only.map(Into::into), route: route.clone(), home };
+        match self.producer(route) {
+            Ok(producer) => {
+                self.last = producer;
+                self.last.send(&mut self.batch, parcel);
+            }
+            Err(bounce) => Landed::bounced(parcel, bounce, &self.sink.tally).deliver(),
         }
     }
 
@@ -322,7 +314,7 @@ impl Lane for KafkaLane {
 
 impl Drop for KafkaLane {
     fn drop(&mut self) {
-        self.last.with(|native| native.flights().orphan(&self.home));
+        self.last.forget(&self.home);
     }
 }
 

@@ -19,6 +19,7 @@ pub mod probe;
 pub mod stdout;
 
 mod flights;
+mod gates;
 mod native;
 mod producer;
 mod tally;

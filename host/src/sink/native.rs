@@ -25,7 +25,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::flights::{Flights, Home, Landed, Ticket, sent};
+use super::flights::{Flights, Landed, Ticket, sent};
+use super::gates::Parcel;
 use super::tally::Tally;
 use super::trouble::Troubles;
 use super::{Chunk, Header, Route, SinkError, lock};
@@ -109,22 +110,15 @@ impl Native {
 
     /// Hands over the records of `chunk`. What comes back at once is complete: nothing of it was
     /// taken, or all of it was reported meanwhile.
-    pub(super) fn send(
-        &self,
-        batch: &mut Batch,
-        topic: &Topic,
-        chunk: Chunk,
-        only: Option<&[u32]>,
-        route: &Route,
-        home: &Arc<Home>,
-    ) -> Option<Landed> {
-        batch.load(&chunk, only, route);
-        let ticket = match self.flights.board(chunk, only, home) {
+    pub(super) fn send(&self, batch: &mut Batch, parcel: Parcel) -> Option<Landed> {
+        let (topic, route) = (parcel.topic.clone(), parcel.route.clone());
+        batch.load(&parcel.chunk, parcel.only.as_deref(), &route);
+        let ticket = match self.flights.board(parcel) {
             Ok(ticket) => ticket,
             Err(bounced) => return Some(*bounced),
         };
         batch.stamp(ticket);
-        let mut reports = match self.handle.topic(topic) {
+        let mut reports = match self.handle.topic(&topic) {
             Ok(handle) => match &route.headers {
                 None => self.handle.produce(handle, route.partition, batch),
                 Some(headers) => self.handle.produce_each(handle, route.partition, batch, headers),
@@ -739,6 +733,7 @@ mod tests {
     use std::sync::mpsc::{self, Receiver};
 
     use super::*;
+    use crate::sink::flights::Home;
     use crate::sink::{Buffer, Finished, Record};
 
     fn board(records: usize) -> (Flights, Arc<Tally>, Ticket, Receiver<Finished>) {
@@ -748,7 +743,9 @@ mod tests {
         let record = Record { start: 0, len: 0, buffer: Buffer::Read };
         let chunk = Chunk { records: vec![record; records], ..Chunk::default() };
         let home = Home::new(Arc::new(move |finished| drop(done.send(finished))));
-        let Ok(ticket) = flights.board(chunk, None, &home) else { panic!("there is room") };
+        let route = Route { partition: None, key: None, headers: None, alone: false };
+        let parcel = Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home };
+        let Ok(ticket) = flights.board(parcel) else { panic!("there is room") };
         (flights, tally, ticket, back)
     }
 

@@ -6,15 +6,16 @@
 //!
 //! Absent by design: sending again, which is the pipeline's.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::flights::{Home, Landed, sent};
+use super::flights::{Home, Landed};
+use super::gates::{Gates, Limits, Parcel};
 use super::native::{Batch, Fatal, Native};
 use super::tally::{Bounce, Tally};
-use super::{Chunk, Route, SinkError, lock};
-use crate::model::Topic;
+use super::{SinkError, lock};
 
 /// Longest wait for an event; how soon orphans are noticed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,6 +44,13 @@ pub struct Stopped {
     pub records: u64,
 }
 
+impl Stopped {
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { chunks: self.chunks + other.chunks, records: self.records + other.records }
+    }
+}
+
 /// What is the same for all producers of a sink, or decided by it.
 pub(super) struct Plan {
     pub(super) properties: Vec<(String, String)>,
@@ -57,6 +65,7 @@ pub(super) struct Plan {
 pub(super) struct Producer {
     /// `None` while it is being rebuilt, and after the end. Only the keeper writes.
     native: RwLock<Option<Native>>,
+    gates: Gates,
     plan: Plan,
     state: Mutex<State>,
     changed: Condvar,
@@ -84,6 +93,7 @@ impl Producer {
         let native = Native::new(&plan.properties, plan.tally.clone())?;
         let producer = Arc::new(Self {
             native: RwLock::new(Some(native)),
+            gates: Gates::new(Limits::of(&plan.properties)),
             plan,
             state: Mutex::new(State::Running),
             changed: Condvar::new(),
@@ -96,31 +106,62 @@ impl Producer {
         Ok(producer)
     }
 
-    /// Hands a chunk over. What comes back at once is to be delivered by the caller.
-    pub(super) fn send(
-        &self,
-        batch: &mut Batch,
-        topic: &Topic,
-        chunk: Chunk,
-        only: Option<&[u32]>,
-        route: &Route,
-        home: &Arc<Home>,
-    ) -> Option<Landed> {
+    /// Sends a chunk, or lets it wait until it is its turn.
+    pub(super) fn send(&self, batch: &mut Batch, parcel: Parcel) {
+        if let Some(parcel) = self.gates.enter(parcel) {
+            self.hand_over(batch, vec![parcel]);
+        }
+    }
+
+    /// Forgets what waits of a lane that is gone, and counts what it left under way.
+    pub(super) fn forget(&self, home: &Arc<Home>) {
+        self.gates.forget(home);
+        self.with(|native| native.flights().orphan(home));
+    }
+
+    /// What was sent and has not come back.
+    pub(super) fn under_way(&self) -> Stopped {
+        let given = self.with(|native| native.flights().under_way()).unwrap_or_default();
+        given.and(self.gates.waiting())
+    }
+
+    /// Hands chunks over. Behind those that come back at once it is the turn of others.
+    fn hand_over(&self, batch: &mut Batch, parcels: Vec<Parcel>) {
+        let mut parcels = VecDeque::from(parcels);
+        while let Some(parcel) = parcels.pop_front() {
+            let landed = self.give(batch, parcel);
+            parcels.extend(landed.map(|landed| self.land(landed)).into_iter().flatten());
+        }
+    }
+
+    /// A chunk has come back: out is whose turn it is behind it.
+    fn land(&self, landed: Landed) -> Vec<Parcel> {
+        let next = landed.place().map(|place| self.gates.leave(place));
+        landed.deliver();
+        next.unwrap_or_default()
+    }
+
+    /// Delivers chunks that have come back, and hands over those behind them.
+    fn land_all(&self, batch: &mut Batch, landed: impl IntoIterator<Item = Landed>) {
+        for landed in landed {
+            let next = self.land(landed);
+            self.hand_over(batch, next);
+        }
+    }
+
+    fn give(&self, batch: &mut Batch, parcel: Parcel) -> Option<Landed> {
         // Fails only while the keeper takes the producer away: then it is as good as gone.
         let native = self.native.try_read();
         let native = native.as_ref().ok().and_then(|native| native.as_ref());
         // Looked at after the producer is there: the lanes of what failed with the last one were closed
         // before this one could be seen.
         let bounce = match native {
-            Some(native) if !home.is_closed() => {
-                return native.send(batch, topic, chunk, only, route, home);
-            }
+            Some(native) if !parcel.home.is_closed() => return native.send(batch, parcel),
             Some(_) => Bounce::LaneClosed,
             None if *lock(&self.state) == State::Running => Bounce::Rebuilding,
             None => Bounce::Stopped,
         };
-        let verdict = self.plan.tally.bounce(bounce, sent(&chunk, only).count());
-        Some(Landed::bounced(chunk, only, home, &verdict))
+        Some(Landed::bounced(parcel, bounce, &self.plan.tally))
     }
 
     /// Does something with the producer, if there is one.
@@ -157,7 +198,7 @@ impl Producer {
             }
         }
         drop(state);
-        self.with(|native| native.flights().under_way()).unwrap_or_default()
+        self.under_way()
     }
 
     /// The keeper's life.
@@ -179,7 +220,7 @@ impl Producer {
                     ("fatal", SETTLE)
                 }
             };
-            native.destroy(settle, PURGE).into_iter().for_each(Landed::deliver);
+            self.land_all(&mut Batch::default(), native.destroy(settle, PURGE));
             self.plan.tally.rebuilt(cause);
             let Some(renewed) = self.renew(&mut pace) else {
                 return self.enter(State::Stopped(Stopped::default(), true));
@@ -192,7 +233,7 @@ impl Producer {
     fn serve(&self) -> Option<Reason> {
         let native = self.native.read().unwrap_or_else(PoisonError::into_inner);
         let native = native.as_ref()?;
-        let mut landed = Vec::new();
+        let (mut batch, mut landed) = (Batch::default(), Vec::new());
         let mut crowded: Option<Instant> = None;
         loop {
             let left = self.stop_in();
@@ -200,7 +241,7 @@ impl Producer {
                 return None;
             }
             let fatal = native.serve(left.unwrap_or(LOOK).min(LOOK), &mut landed);
-            landed.drain(..).for_each(Landed::deliver);
+            self.land_all(&mut batch, landed.drain(..));
             if let Some(fatal) = fatal {
                 return Some(Reason::Fatal(fatal));
             }
@@ -214,14 +255,13 @@ impl Producer {
 
     /// Ends for good. What is open is noted before destroying, which may outlast the deadline.
     fn end(&self, native: Native) {
-        self.enter(State::Stopped(native.flights().under_way(), false));
+        self.enter(State::Stopped(native.flights().under_way().and(self.gates.waiting()), false));
         let landed = native.destroy(Duration::ZERO, PURGE);
         let open = landed.iter().filter(|landed| landed.failed() > 0);
-        let stopped = open.fold(Stopped::default(), |sum, landed| Stopped {
-            chunks: sum.chunks + 1,
-            records: sum.records + landed.failed() as u64,
+        let stopped = open.fold(self.gates.waiting(), |sum, landed| {
+            sum.and(Stopped { chunks: 1, records: landed.failed() as u64 })
         });
-        landed.into_iter().for_each(Landed::deliver);
+        self.land_all(&mut Batch::default(), landed);
         self.enter(State::Stopped(stopped, true));
     }
 
@@ -283,8 +323,9 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Buffer, Record};
+    use super::super::{Buffer, Chunk, Record, Route};
     use super::*;
+    use crate::model::Topic;
 
     #[test]
     fn a_lane_that_closes_between_its_last_look_and_the_hand_over_sends_nothing() {
@@ -295,15 +336,17 @@ mod tests {
             on_fatal: Box::new(|_| ()),
         })
         .unwrap();
-        let record = Record { start: 0, len: 4, buffer: Buffer::Read };
-        let chunk = || Chunk { read: b"line".into(), records: vec![record], ..Chunk::default() };
-        let route = Route { partition: Some(0), key: None, headers: None, alone: false };
         let (home, topic) = (Home::new(Arc::new(|_| ())), Topic::parse("t").unwrap());
-        let send = || producer.send(&mut Batch::default(), &topic, chunk(), None, &route, &home);
-        assert!(send().is_none(), "it is taken");
-        let verdict = producer.plan.tally.bounce(Bounce::NoReport, 1);
-        drop(Landed::bounced(chunk(), None, &home, &verdict));
-        assert_eq!(send().map(|landed| landed.failed()), Some(1));
+        let parcel = || {
+            let record = Record { start: 0, len: 4, buffer: Buffer::Read };
+            let chunk = Chunk { read: b"line".into(), records: vec![record], ..Chunk::default() };
+            let route = Route { partition: Some(0), key: None, headers: None, alone: false };
+            Parcel { chunk, topic: topic.clone(), only: None, route, home: home.clone() }
+        };
+        let give = || producer.give(&mut Batch::default(), parcel());
+        assert!(give().is_none(), "it is taken");
+        drop(Landed::bounced(parcel(), Bounce::NoReport, &producer.plan.tally));
+        assert_eq!(give().map(|landed| landed.failed()), Some(1));
         producer.stop(Instant::now());
         producer.stopped(Instant::now() + PURGE * 10);
     }
