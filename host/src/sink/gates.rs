@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::flights::Home;
+use super::flights::{Home, sent};
 use super::producer::Stopped;
 use super::{Chunk, Route, lock};
 use crate::model::Topic;
@@ -43,7 +43,9 @@ impl Parcel {
     }
 
     fn bytes(&self) -> u64 {
-        (self.chunk.read.len() + self.chunk.written.len()) as u64 + self.records() * RECORD_BYTES
+        let length = |record: u32| u64::from(self.chunk.records[record as usize].len);
+        let lengths = sent(&self.chunk, self.only.as_deref()).map(length);
+        lengths.sum::<u64>() + self.records() * RECORD_BYTES
     }
 }
 
@@ -165,8 +167,9 @@ mod tests {
     }
 
     fn parcel(home: &Arc<Home>, partition: Option<i32>, id: u64, bytes: usize, records: usize) -> Parcel {
-        let record = Record { start: 0, len: 0, buffer: Buffer::Read };
-        let chunk = Chunk { id, read: vec![0; bytes], records: vec![record; records], ..Chunk::default() };
+        let mut all = vec![Record { start: 0, len: 0, buffer: Buffer::Read }; records];
+        all[0].len = bytes as u32;
+        let chunk = Chunk { id, read: vec![0; bytes], records: all, ..Chunk::default() };
         let route = Route { partition, key: None, headers: None, alone: false };
         Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home: home.clone() }
     }

@@ -46,8 +46,8 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("queue.buffering.max.kbytes", "2147483647"),
     // A misspelt topic is to be seen, not created.
     ("allow.auto.create.topics", "false"),
-    // Chunks arrive as batches already; this much gathers those of quiet files. With none at all each
-    // file of an entry would be a request of its own.
+    // While a chunk is handed over none of it is to be sent, and chunks of quiet files are gathered. With none
+    // at all the first record of each would be a request of its own.
     ("linger.ms", "1"),
     // Logs shrink to a fraction, for CPU that was within the noise of sending them as they are.
     ("compression.type", "lz4"),
