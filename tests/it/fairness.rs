@@ -133,7 +133,7 @@ fn a_broker_that_answers_late_costs_little_more_than_one_that_answers_at_once() 
     weir.start();
     // By lines, not by time: on a busy machine both take longer.
     let delivered = |weir: &Weir| weir.lines("late").delivered;
-    let mut cost_of = |lines: u64| {
+    let cost_of = |lines: u64| {
         let (begun, before) = (delivered(&weir), weir.cpu_of_threads());
         eventually(LONG, "more lines", || delivered(&weir), |now| *now >= begun + lines);
         (weir.cpu_of_threads() - before).as_secs_f64() / (delivered(&weir) - begun) as f64 * 1e6
