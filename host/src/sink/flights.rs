@@ -120,6 +120,11 @@ impl Landed {
         self.place.as_ref()
     }
 
+    /// The lane that it comes back to.
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// How many of its records failed.
     pub(super) fn failed(&self) -> usize {
         self.finished.failed.len()
@@ -168,9 +173,7 @@ impl Flight {
 
     fn land(mut self) -> Landed {
         self.failed.sort_unstable_by_key(|failed| failed.record);
-        let finished = Finished { chunk: self.chunk, failed: self.failed };
-        self.home.leave();
-        Landed::new(finished, self.home, self.place)
+        Landed::new(Finished { chunk: self.chunk, failed: self.failed }, self.home, self.place)
     }
 
     /// Fails all records that are not known to have failed: which of them were acknowledged is
@@ -214,11 +217,10 @@ impl Flights {
             return Err(Box::new(Landed::bounced(parcel, Bounce::TooMany, &self.tally)));
         }
         table.generation = table.generation.wrapping_add(1);
-        let place = parcel.place();
+        let (place, records) = (parcel.place(), parcel.records());
         let Parcel { chunk, only, home, .. } = parcel;
-        home.enter();
         let flight = Flight {
-            open: sent(&chunk, only.as_deref()).count() as u64 + 1,
+            open: records + 1,
             only,
             generation: table.generation,
             failed: Vec::new(),

@@ -108,6 +108,7 @@ impl Producer {
 
     /// Sends a chunk, or lets it wait until it is its turn.
     pub(super) fn send(&self, batch: &mut Batch, parcel: Parcel) {
+        parcel.home.enter();
         if let Some(parcel) = self.gates.enter(parcel) {
             self.hand_over(batch, vec![parcel]);
         }
@@ -136,6 +137,7 @@ impl Producer {
 
     /// A chunk has come back: out is whose turn it is behind it.
     fn land(&self, landed: Landed) -> Vec<Parcel> {
+        landed.home().leave();
         let next = landed.place().map(|place| self.gates.leave(place));
         landed.deliver();
         next.unwrap_or_default()

@@ -546,7 +546,7 @@ fn what_a_closed_lane_left_under_way_is_freed_above_the_cap() {
     assert_eq!(sink.stats().orphan_bytes, MEMORY / 2);
     wait_for("a rebuild", || sink.stats().rebuilds.values().sum::<u64>() == 1);
     let again = other.next();
-    assert_eq!(codes(&again)[0].1, Refusal::Again);
+    assert_eq!(codes(&again)[0], (0, Refusal::Again, "REBUILDING"));
     wait_for("memory", || budget.used() == reserved);
     assert_eq!(sink.stats().orphan_bytes, 0);
 }
