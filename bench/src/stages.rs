@@ -14,7 +14,7 @@ use weir::ledger::{Ledger, Mark};
 use weir::model::{EntryName, FILTER_MEMORY, LongLine, Topic};
 use weir::pipeline::{CHUNK_LINES, READ_BYTES};
 use weir::sink::kafka::KafkaSink;
-use weir::sink::{Buffer, Chunk, Done, Finished, Lane, Record, Route, Sink as _};
+use weir::sink::{Buffer, Chunk, Done, Finished, Lane, Pick, Record, Route, Sink as _};
 use weir::source::lines::{Lines, Rules, Unit};
 use weir_tests::{guests, scratch};
 
@@ -139,7 +139,7 @@ fn enqueue() -> Result<Stage> {
 }
 
 fn send(lane: &mut dyn Lane, chunk: Chunk, done: &Receiver<Finished>) -> Result<Chunk> {
-    lane.send(chunk, None, &Route { partition: Some(0), key: None, headers: None, alone: false });
+    lane.send(chunk, None, &Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false });
     let Finished { chunk, failed } = done.recv()?;
     if failed.is_empty() { Ok(chunk) } else { bail!("{:?}", failed[0]) }
 }

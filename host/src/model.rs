@@ -350,7 +350,7 @@ pub enum Partition {
     /// One partition a file, by a hash of host and first-seen path: order is kept.
     #[default]
     File,
-    /// Any partition, as librdkafka's partitioner says.
+    /// Any partition: the one that has least under way; with a key, as librdkafka's partitioner says.
     Spread,
 }
 

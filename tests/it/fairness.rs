@@ -125,28 +125,32 @@ fn a_broker_that_is_away_costs_the_entries_of_another_neither_memory_nor_time() 
 fn a_broker_that_answers_late_costs_little_more_than_one_that_answers_at_once() {
     const LATE: Duration = Duration::from_millis(20);
     const RATE: u64 = 1000;
-    let mock = MockKafka::new(1);
-    let topic = mock.topic("late", 1);
-    let mut weir = unconnected().kafka(&mock.brokers());
-    let file = LineFile::create(weir.log("late.log"), "late", LINE_BYTES).paced(RATE);
-    weir.list(&json!([entry(&weir, "late", &topic)]));
-    weir.start();
-    // By lines, not by time: on a busy machine both take longer.
-    let delivered = |weir: &Weir| weir.lines("late").delivered;
-    let cost_of = |lines: u64| {
-        let (begun, before) = (delivered(&weir), weir.cpu_of_threads());
-        eventually(LONG, "more lines", || delivered(&weir), |now| *now >= begun + lines);
-        (weir.cpu_of_threads() - before).as_secs_f64() / (delivered(&weir) - begun) as f64 * 1e6
-    };
-    cost_of(RATE);
-    let at_once = cost_of(3 * RATE);
-    mock.answer_after(LATE);
-    cost_of(RATE);
-    let late = cost_of(3 * RATE);
-    println!("{at_once:.1} µs a line at once, {late:.1} late");
-    drop(file);
-    assert!(late < at_once * 3.0, "{at_once:.1} µs a line at once, {late:.1} late");
-    assert!(weir.stop().success());
+    for (partition, partitions) in [("file", 1), ("spread", 3)] {
+        let mock = MockKafka::new(1);
+        let topic = mock.topic("late", partitions);
+        let mut weir = unconnected().kafka(&mock.brokers());
+        let file = LineFile::create(weir.log("late.log"), "late", LINE_BYTES).paced(RATE);
+        let mut entry = entry(&weir, "late", &topic);
+        entry["partition"] = json!(partition);
+        weir.list(&json!([entry]));
+        weir.start();
+        // By lines, not by time: on a busy machine both take longer.
+        let delivered = |weir: &Weir| weir.lines("late").delivered;
+        let cost_of = |lines: u64| {
+            let (begun, before) = (delivered(&weir), weir.cpu_of_threads());
+            eventually(LONG, "more lines", || delivered(&weir), |now| *now >= begun + lines);
+            (weir.cpu_of_threads() - before).as_secs_f64() / (delivered(&weir) - begun) as f64 * 1e6
+        };
+        cost_of(RATE);
+        let at_once = cost_of(3 * RATE);
+        mock.answer_after(LATE);
+        cost_of(RATE);
+        let late = cost_of(3 * RATE);
+        println!("{partition}: {at_once:.1} µs a line at once, {late:.1} late");
+        drop(file);
+        assert!(late < at_once * 3.0, "{partition}: {at_once:.1} µs a line at once, {late:.1} late");
+        assert!(weir.stop().success());
+    }
 }
 
 #[test]

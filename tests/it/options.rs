@@ -1,5 +1,6 @@
 //! Options of an entry that change what a record is, on a real Kafka.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -76,6 +77,30 @@ fn stack_traces_arrive_whole_and_once_over_a_rotation_and_kills() {
     let told = format!("host=host team=web path={} offset=0", log.display());
     assert_eq!(headers(&records[0]), told);
     assert!(headers(&records[1]).ends_with(&format!(" offset={}", trace(0).len() + 1)));
+}
+
+#[test]
+fn lines_that_may_go_anywhere_reach_every_partition_once_and_those_with_a_key_only_one() {
+    const LINES: u64 = 20_000;
+    let mut weir = host();
+    let places = |keys: [&'static str; 2]| {
+        keys.map(|key| {
+            let mut file = LineFile::create(weir.log(&format!("{key}.log")), key, 200);
+            file.write(LINES);
+            (key, file, Kafka::shared().topic(key, 3))
+        })
+    };
+    let places = places(["none", "path"]);
+    weir.list(&json!(places.each_ref().map(|(key, file, topic)| json!({"name": key, "path": file.path(),
+        "topic": topic.name(), "start_at": "beginning", "partition": "spread", "key": key}))));
+    weir.start();
+    for ((key, file, topic), partitions) in places.iter().zip([3, 1]) {
+        let verdict = topic.verdict(&[file.expected()], LONG);
+        assert_eq!((verdict.lost(), verdict.repeated(), verdict.foreign()), (0, 0, 0), "key {key}");
+        let found: BTreeSet<i32> = topic.all().iter().map(|record| record.partition).collect();
+        assert_eq!(found.len(), partitions, "key {key}");
+    }
+    assert!(weir.stop().success());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::budget::CHUNK_BYTES;
 use crate::filter::{Batch, Filter, Outcome, replacements};
 use crate::model::Entry;
 use crate::quarantine::{QuarantineError, SetAside};
-use crate::sink::{Buffer, Chunk, Record};
+use crate::sink::{Buffer, Chunk, Pick, Record};
 use crate::source::Piece;
 use crate::source::lines::Lines;
 use crate::status::{FILTER_SECONDS_BUCKETS, FilterState, FilterStats, LINE_SECONDS_BUCKETS};
@@ -144,7 +144,7 @@ impl Pipeline {
         if let Some((dead, places)) = dead {
             // Another topic has other partitions.
             let mut flight = flight(lines.weight(&sorted.dead), places, true);
-            flight.route.partition = None;
+            flight.route.partition = Pick::Partitioner;
             self.send(dead, flight, None);
         }
         if chunk.records.is_empty() {

@@ -13,7 +13,7 @@ use super::sorting::{Sorted, refusal, sort};
 use super::{LONG_LINE_RECORDS, Pipeline, dead_letters};
 use crate::model::Topic;
 use crate::quarantine::{Item, Quarantine, Replay, Replayed};
-use crate::sink::{Chunk, Finished, Lane};
+use crate::sink::{Chunk, Finished, Lane, Pick};
 use crate::source::lines::Lines;
 
 /// Lines of one entry that are under way again at a time.
@@ -89,7 +89,7 @@ impl Pipeline {
         let mut route = self.route(Path::new(&replay.item.path));
         route.alone = true;
         if self.partitions.count.is_none() || *topic != self.entry.topic {
-            route.partition = None;
+            route.partition = Pick::Partitioner;
         }
         let mut lane = self.sink.open(topic, self.done.clone());
         let id = chunk.id;

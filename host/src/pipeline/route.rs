@@ -9,8 +9,8 @@ use memchr::memchr_iter;
 
 use super::{Flight, Pipeline};
 use crate::budget::RECORD_BYTES;
-use crate::model::{Entry, Partition};
-use crate::sink::{Buffer, Chunk, Header, Record, Route, key_bytes};
+use crate::model::{Entry, Partition, RecordKey};
+use crate::sink::{Buffer, Chunk, Header, Pick, Record, Route, key_bytes};
 
 /// What librdkafka keeps for the headers of a record, and for each of them beside its bytes.
 const HEADER_BYTES: u64 = 96;
@@ -38,9 +38,11 @@ impl Pipeline {
     /// The way of the lines of the file that was first seen as `origin`.
     pub(super) fn route(&self, origin: &Path) -> Route {
         let path = origin.to_string_lossy();
+        let partitions = self.partitions.count.unwrap_or(1);
         let partition = match self.entry.partition {
-            Partition::File => Some(partition_of(&self.host, &path, self.partitions.count.unwrap_or(1))),
-            Partition::Spread => None,
+            Partition::File => Pick::Fixed(partition_of(&self.host, &path, partitions)),
+            Partition::Spread if self.entry.key == RecordKey::None => Pick::Freest(partitions),
+            Partition::Spread => Pick::Partitioner,
         };
         let headers = self.headers.as_ref().map(|fixed| {
             let path = Header { name: c"path".into(), value: origin.as_os_str().as_bytes().into() };

@@ -6,15 +6,15 @@
 //! 10 ms, three quarters of a core at 1,000 lines a second. So it is given no more than it can send at
 //! once; what comes meanwhile waits here and is the next batch.
 //!
-//! In: chunks for a partition. Out: those whose turn it is. Absent by design: chunks for which
-//! librdkafka chooses the partition of each record.
+//! In: chunks for a partition, or for any. Out: those whose turn it is. Absent by design: chunks for
+//! which librdkafka chooses the partition of each record.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::flights::{Home, sent};
 use super::producer::Stopped;
-use super::{Chunk, Route, lock};
+use super::{Chunk, Pick, Route, lock};
 use crate::model::Topic;
 
 /// A topic and one of its partitions.
@@ -33,8 +33,10 @@ pub(super) struct Parcel {
 impl Parcel {
     /// The partition behind whose batch it waits, if there is such a one.
     pub(super) fn place(&self) -> Option<Place> {
-        let partition = self.route.partition.filter(|_| !self.route.alone)?;
-        Some((self.topic.clone(), partition))
+        match self.route.partition {
+            Pick::Fixed(partition) if !self.route.alone => Some((self.topic.clone(), partition)),
+            _ => None,
+        }
     }
 
     /// How many of its records are sent.
@@ -92,9 +94,12 @@ impl Gates {
     }
 
     /// Takes a parcel, and gives it back where it may be handed over now.
-    pub(super) fn enter(&self, parcel: Parcel) -> Option<Parcel> {
-        let Some(place) = parcel.place() else { return Some(parcel) };
+    pub(super) fn enter(&self, mut parcel: Parcel) -> Option<Parcel> {
         let mut gates = lock(&self.gates);
+        if let Pick::Freest(partitions) = parcel.route.partition {
+            parcel.route.partition = Pick::Fixed(freest(&gates, &parcel, partitions));
+        }
+        let Some(place) = parcel.place() else { return Some(parcel) };
         let gate = gates.entry(place).or_default();
         if gate.under_way == 0 {
             gate.under_way = 1;
@@ -138,6 +143,16 @@ impl Gates {
     }
 }
 
+/// The partition that has least under way and waiting; of equal ones in turn.
+fn freest(gates: &HashMap<Place, Gate>, parcel: &Parcel, partitions: i32) -> i32 {
+    let first = (parcel.chunk.id % partitions as u64) as i32;
+    let chunks = |partition: &i32| {
+        let gate = gates.get(&(parcel.topic.clone(), *partition));
+        gate.map_or(0, |gate| gate.under_way + gate.waiting.len())
+    };
+    (first..partitions).chain(0..first).min_by_key(chunks).unwrap_or(first)
+}
+
 impl Gate {
     /// As much as is sent at once; one parcel, however large it is.
     fn batch(&mut self, limits: Limits) -> Vec<Parcel> {
@@ -163,7 +178,7 @@ mod tests {
         Home::new(Arc::new(|_| ()))
     }
 
-    fn parcel(home: &Arc<Home>, partition: Option<i32>, id: u64, bytes: usize, records: usize) -> Parcel {
+    fn parcel(home: &Arc<Home>, partition: Pick, id: u64, bytes: usize, records: usize) -> Parcel {
         let mut all = vec![Record { start: 0, len: 0, buffer: Buffer::Read }; records];
         all[0].len = bytes as u32;
         let chunk = Chunk { id, read: vec![0; bytes], records: all, ..Chunk::default() };
@@ -179,7 +194,7 @@ mod tests {
     fn what_comes_while_a_batch_is_under_way_is_the_next_one_as_far_as_it_fits() {
         let (gates, home) = (Gates::new(LIMITS), home());
         let place = (Topic::parse("t").unwrap(), 0);
-        let send = |id, bytes, records| gates.enter(parcel(&home, Some(0), id, bytes, records));
+        let send = |id, bytes, records| gates.enter(parcel(&home, Pick::Fixed(0), id, bytes, records));
         assert!(send(1, 5000, 1).is_some(), "the first, however large it is");
         for (id, bytes, records) in
             [(2, 300, 1), (3, 300, 1), (4, 400, 1), (5, 0, 9), (6, 0, 2), (7, 3000, 1)]
@@ -203,19 +218,31 @@ mod tests {
     #[test]
     fn partitions_do_not_wait_for_one_another_and_what_has_none_waits_for_nobody() {
         let (gates, home) = (Gates::new(LIMITS), home());
-        for partition in [Some(0), Some(1), None, None] {
+        for partition in [Pick::Fixed(0), Pick::Fixed(1), Pick::Partitioner, Pick::Partitioner] {
             assert!(gates.enter(parcel(&home, partition, 1, 1, 1)).is_some());
         }
-        let mut alone = parcel(&home, Some(0), 2, 1, 1);
+        let mut alone = parcel(&home, Pick::Fixed(0), 2, 1, 1);
         alone.route.alone = true;
         assert!(gates.enter(alone).is_some());
+    }
+
+    #[test]
+    fn what_may_go_anywhere_goes_where_least_is_under_way_and_in_turn_where_that_is_the_same() {
+        let (gates, home) = (Gates::new(LIMITS), home());
+        let send = |id| gates.enter(parcel(&home, Pick::Freest(3), id, 1, 1));
+        let place = |parcel: Parcel| parcel.place().map(|(_, partition)| partition);
+        assert!(gates.enter(parcel(&home, Pick::Fixed(1), 1, 1, 1)).is_some());
+        assert_eq!([4, 5].map(|id| send(id).and_then(place)), [Some(2), Some(0)]);
+        assert!([6, 7, 8, 9].into_iter().all(|id| send(id).is_none()), "all three are taken");
+        let behind = |partition| gates.leave(&(Topic::parse("t").unwrap(), partition));
+        assert_eq!([0, 1, 2].map(|partition| ids(&behind(partition))), [vec![6, 9], vec![7], vec![8]]);
     }
 
     #[test]
     fn what_waits_of_a_lane_that_is_gone_is_not_sent() {
         let (gates, [gone, there]) = (Gates::new(LIMITS), [home(), home()]);
         for (id, home) in [(1, &there), (2, &gone), (3, &there)] {
-            gates.enter(parcel(home, Some(0), id, 1, 1));
+            gates.enter(parcel(home, Pick::Fixed(0), id, 1, 1));
         }
         gates.forget(&gone);
         assert_eq!(ids(&gates.leave(&(Topic::parse("t").unwrap(), 0))), [3]);

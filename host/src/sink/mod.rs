@@ -113,14 +113,25 @@ pub enum Refusal {
 /// How the records of a chunk are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// A partition, or `None` for librdkafka's partitioner.
-    pub partition: Option<i32>,
+    /// The partition of all of its records.
+    pub partition: Pick,
     /// The key of every record.
     pub key: Option<Arc<[u8]>>,
     /// The headers of every record, which has its offset as one more.
     pub headers: Option<Arc<[Header]>>,
     /// Each record in a batch of its own, so that the broker's answer is about it alone.
     pub alone: bool,
+}
+
+/// Which partition the records of a chunk go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// This one.
+    Fixed(i32),
+    /// Of so many the one that has least under way.
+    Freest(i32),
+    /// As librdkafka's partitioner says, for each record.
+    Partitioner,
 }
 
 /// A header that all records of a chunk have.

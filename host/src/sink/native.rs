@@ -29,7 +29,7 @@ use super::flights::{Flights, Landed, Ticket, sent};
 use super::gates::Parcel;
 use super::tally::Tally;
 use super::trouble::Troubles;
-use super::{Chunk, Header, Route, SinkError, lock};
+use super::{Chunk, Header, Pick, Route, SinkError, lock};
 use crate::model::Topic;
 
 /// A part of a record, of whichever kind.
@@ -118,10 +118,14 @@ impl Native {
             Err(bounced) => return Some(*bounced),
         };
         batch.stamp(ticket);
+        let partition = match route.partition {
+            Pick::Fixed(partition) => partition,
+            Pick::Freest(_) | Pick::Partitioner => ANY_PARTITION,
+        };
         let mut reports = match self.handle.topic(&topic) {
             Ok(handle) => match &route.headers {
-                None => self.handle.produce(handle, route.partition, batch),
-                Some(headers) => self.handle.produce_each(handle, route.partition, batch, headers),
+                None => self.handle.produce(handle, partition, batch),
+                Some(headers) => self.handle.produce_each(handle, partition, batch, headers),
             },
             Err(code) => batch.refuse_all(code),
         };
@@ -267,14 +271,14 @@ impl Handle {
     ///
     /// The partition is given once, not by `RD_KAFKA_MSG_F_PARTITION` with each record: that flag
     /// leaks a record whose partition does not exist, and looks the partition up again and again.
-    fn produce(&self, topic: TopicHandle, partition: Option<i32>, batch: &mut Batch) -> Reports {
+    fn produce(&self, topic: TopicHandle, partition: i32, batch: &mut Batch) -> Reports {
         // SAFETY: payloads point into buffers of a chunk that this producer's flights own, and are
         // read until the record is reported; keys are copied. Neither F_COPY nor F_FREE is set, so
         // librdkafka frees nothing. The count fits: a chunk has fewer than 2^28 records.
         let taken = unsafe {
             rd::rd_kafka_produce_batch(
                 topic.0.as_ptr(),
-                partition.unwrap_or(ANY_PARTITION),
+                partition,
                 0,
                 batch.messages.as_mut_ptr(),
                 batch.messages.len() as c_int,
@@ -295,13 +299,7 @@ impl Handle {
 
     /// As [`Handle::produce`], a record at a time: headers go no other way. Behind a record that is
     /// refused for another reason than its size none is handed over, so that none overtakes it.
-    fn produce_each(
-        &self,
-        topic: TopicHandle,
-        partition: Option<i32>,
-        batch: &Batch,
-        headers: &[Header],
-    ) -> Reports {
+    fn produce_each(&self, topic: TopicHandle, partition: i32, batch: &Batch, headers: &[Header]) -> Reports {
         let (mut refused, mut stopped) = (Reports::default(), None);
         let mut parts = Vec::new();
         for (message, offset) in batch.messages.iter().zip(&batch.offsets) {
@@ -543,7 +541,7 @@ impl Batch {
 fn describe(
     parts: &mut Vec<rd::rd_kafka_vu_t>,
     topic: TopicHandle,
-    partition: Option<i32>,
+    partition: i32,
     message: &rd::rd_kafka_message_t,
     headers: &[Header],
     offset: &str,
@@ -559,7 +557,7 @@ fn describe(
     };
     let mut part = |vtype, u| parts.push(rd::rd_kafka_vu_t { vtype, u });
     part(T::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.0.as_ptr() });
-    part(T::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition.unwrap_or(ANY_PARTITION) });
+    part(T::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition });
     part(T::RD_KAFKA_VTYPE_VALUE, bytes(message.payload, message.len));
     part(T::RD_KAFKA_VTYPE_KEY, bytes(message.key, message.key_len));
     part(T::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: message._private });
@@ -743,7 +741,7 @@ mod tests {
         let record = Record { start: 0, len: 0, buffer: Buffer::Read };
         let chunk = Chunk { records: vec![record; records], ..Chunk::default() };
         let home = Home::new(Arc::new(move |finished| drop(done.send(finished))));
-        let route = Route { partition: None, key: None, headers: None, alone: false };
+        let route = Route { partition: Pick::Partitioner, key: None, headers: None, alone: false };
         let parcel = Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home };
         let Ok(ticket) = flights.board(parcel) else { panic!("there is room") };
         (flights, tally, ticket, back)

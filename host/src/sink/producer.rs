@@ -325,7 +325,7 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Buffer, Chunk, Record, Route};
+    use super::super::{Buffer, Chunk, Pick, Record, Route};
     use super::*;
     use crate::model::Topic;
 
@@ -342,7 +342,7 @@ mod tests {
         let parcel = || {
             let record = Record { start: 0, len: 4, buffer: Buffer::Read };
             let chunk = Chunk { read: b"line".into(), records: vec![record], ..Chunk::default() };
-            let route = Route { partition: Some(0), key: None, headers: None, alone: false };
+            let route = Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false };
             Parcel { chunk, topic: topic.clone(), only: None, route, home: home.clone() }
         };
         let give = || producer.give(&mut Batch::default(), parcel());

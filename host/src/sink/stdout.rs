@@ -85,9 +85,9 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::sink::{Buffer, Record};
+    use crate::sink::{Buffer, Pick, Record};
 
-    const ROUTE: Route = Route { partition: None, key: None, headers: None, alone: false };
+    const ROUTE: Route = Route { partition: Pick::Partitioner, key: None, headers: None, alone: false };
 
     struct Full;
 

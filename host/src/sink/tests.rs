@@ -16,7 +16,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as E};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use super::kafka::KafkaSink;
-use super::{Buffer, Chunk, Finished, Header, Lane, Record, Refusal, Route, Sink, SinkError, Stopped};
+use super::{Buffer, Chunk, Finished, Header, Lane, Pick, Record, Refusal, Route, Sink, SinkError, Stopped};
 use crate::budget::Budget;
 use crate::config::KafkaSettings;
 use crate::model::Topic;
@@ -24,8 +24,8 @@ use crate::model::Topic;
 /// Longest wait for anything; valgrind makes all of it some thirty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MEMORY: u64 = 1 << 20;
-const IN_ORDER: Route = Route { partition: Some(0), key: None, headers: None, alone: false };
-const ALONE: Route = Route { partition: Some(0), key: None, headers: None, alone: true };
+const IN_ORDER: Route = Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false };
+const ALONE: Route = Route { partition: Pick::Fixed(0), key: None, headers: None, alone: true };
 
 /// A cluster, a sink, and a lane to the topic `t` with one partition.
 struct Bench {
@@ -353,7 +353,7 @@ fn a_topic_that_may_not_be_written_is_the_topics_fault_and_recovers() {
 fn a_partition_that_does_not_exist_is_the_topics_fault() {
     let mut bench = Bench::new();
     bench.wire.partitions();
-    let nowhere = Route { partition: Some(5), ..IN_ORDER };
+    let nowhere = Route { partition: Pick::Fixed(5), ..IN_ORDER };
     for route in [nowhere.clone(), with_headers(nowhere)] {
         bench.wire.lane.send(chunk(0), None, &route);
         let refused = bench.wire.next();

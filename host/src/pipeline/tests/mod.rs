@@ -14,7 +14,7 @@ use crate::filter::{Compiler, Engine, EngineLimits, FilterContext, ModuleCache};
 use crate::model::{FilterSpec, LongLine, ModuleRef};
 use crate::policy::Rules as PolicyRules;
 use crate::quarantine::Replayed;
-use crate::sink::{Failed, Refusal};
+use crate::sink::{Failed, Pick, Refusal};
 use crate::status::{EntryState, EntryStatus};
 
 mod options;
@@ -38,7 +38,7 @@ struct FakeSink(Arc<Mutex<Broker>>);
 
 struct Broker {
     /// What was taken, in order: topic, partition and text.
-    log: Vec<(String, Option<i32>, String)>,
+    log: Vec<(String, Pick, String)>,
     rule: Rule,
     tries: HashMap<String, u32>,
     silent: bool,
@@ -447,7 +447,8 @@ fn lines_are_delivered_in_order_and_the_sums_hold_at_every_moment() {
     assert_eq!((counts.read, counts.skipped, counts.in_flight), (20_080, 80, 0));
     assert_eq!(rig.log(), lines);
     let partition = rig.broker().log[0].1;
-    assert!(partition.is_some() && rig.broker().log.iter().all(|(_, other, _)| *other == partition));
+    assert!(matches!(partition, Pick::Fixed(0..4)));
+    assert!(rig.broker().log.iter().all(|(_, other, _)| *other == partition));
     assert_eq!(rig.stop(DEADLINE).unfinished, 0);
     assert_eq!(rig.committed(), [fs::metadata(rig.path("a.log")).unwrap().len()]);
 }
