@@ -38,9 +38,10 @@ impl Pipeline {
     /// The way of the lines of the file that was first seen as `origin`.
     pub(super) fn route(&self, origin: &Path) -> Route {
         let path = origin.to_string_lossy();
-        let partitions = self.partitions.count.unwrap_or(1);
+        let number = number_of(&self.host, &path);
+        let partitions = self.partitions.count.unwrap_or(1).max(1);
         let partition = match self.entry.partition {
-            Partition::File => Pick::Fixed(partition_of(&self.host, &path, partitions)),
+            Partition::File => Pick::Fixed((number as u32 % partitions as u32) as i32),
             Partition::Spread if self.entry.key == RecordKey::None => Pick::Freest(partitions),
             Partition::Spread => Pick::Partitioner,
         };
@@ -48,7 +49,8 @@ impl Pipeline {
             let path = Header { name: c"path".into(), value: origin.as_os_str().as_bytes().into() };
             fixed.iter().cloned().chain([path]).collect::<Arc<[Header]>>()
         });
-        Route { partition, key: key_bytes(self.entry.key, &path, &self.host), headers, alone: false }
+        let key = key_bytes(self.entry.key, &path, &self.host);
+        Route { partition, key, headers, alone: false, stream: number }
     }
 }
 
@@ -76,10 +78,9 @@ impl Flight {
     }
 }
 
-/// The partition of a file: a hash that is the same in every run.
-fn partition_of(host: &str, path: &str, partitions: i32) -> i32 {
+/// The number of a file, of which the lower half says its partition: a hash that is the same in every run.
+fn number_of(host: &str, path: &str) -> u64 {
     use sha2::{Digest, Sha256};
     let hash = Sha256::new().chain_update(host).chain_update([0]).chain_update(path).finalize();
-    let number = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
-    (number % partitions.max(1) as u32) as i32
+    hash[..8].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -9,11 +9,12 @@
 //! In: chunks for a partition, or for any. Out: those whose turn it is. Absent by design: chunks for
 //! which librdkafka chooses the partition of each record.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::flights::{Home, sent};
 use super::producer::Stopped;
+use super::queue::Queue;
 use super::{Chunk, Pick, Route, lock};
 use crate::model::Topic;
 
@@ -44,7 +45,7 @@ impl Parcel {
         self.only.as_ref().map_or(self.chunk.records.len(), |only| only.len()) as u64
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let length = |record: u32| u64::from(self.chunk.records[record as usize].len);
         let lengths = sent(&self.chunk, self.only.as_deref()).map(length);
         lengths.sum::<u64>() + self.records() * RECORD_BYTES
@@ -85,7 +86,7 @@ pub(super) struct Gates {
 struct Gate {
     /// Chunks that were let through and have not landed. While there is none, none waits.
     under_way: usize,
-    waiting: VecDeque<Parcel>,
+    waiting: Queue,
 }
 
 impl Gates {
@@ -105,7 +106,7 @@ impl Gates {
             gate.under_way = 1;
             return Some(parcel);
         }
-        gate.waiting.push_back(parcel);
+        gate.waiting.push(parcel);
         None
     }
 
@@ -117,7 +118,7 @@ impl Gates {
         if gate.under_way > 0 {
             return Vec::new();
         }
-        let batch = gate.batch(self.limits);
+        let batch = gate.waiting.batch(self.limits);
         gate.under_way = batch.len();
         if batch.is_empty() {
             gates.remove(place);
@@ -128,14 +129,14 @@ impl Gates {
     /// Takes out what waits of a lane that is gone.
     pub(super) fn forget(&self, home: &Arc<Home>) {
         for gate in lock(&self.gates).values_mut() {
-            gate.waiting.retain(|parcel| !Arc::ptr_eq(&parcel.home, home));
+            gate.waiting.forget(home);
         }
     }
 
     /// What waits, as if it were stopped now.
     pub(super) fn waiting(&self) -> Stopped {
         let gates = lock(&self.gates);
-        let waiting = gates.values().flat_map(|gate| &gate.waiting);
+        let waiting = gates.values().flat_map(|gate| gate.waiting.iter());
         waiting.fold(Stopped::default(), |sum, parcel| Stopped {
             chunks: sum.chunks + 1,
             records: sum.records + parcel.records(),
@@ -146,47 +147,43 @@ impl Gates {
 /// The partition that has least under way and waiting; of equal ones in turn.
 fn freest(gates: &HashMap<Place, Gate>, parcel: &Parcel, partitions: i32) -> i32 {
     let first = (parcel.chunk.id % partitions as u64) as i32;
-    let chunks = |partition: &i32| {
-        let gate = gates.get(&(parcel.topic.clone(), *partition));
-        gate.map_or(0, |gate| gate.under_way + gate.waiting.len())
-    };
+    let chunks = |partition: &i32| gates.get(&(parcel.topic.clone(), *partition)).map_or(0, Gate::chunks);
     (first..partitions).chain(0..first).min_by_key(chunks).unwrap_or(first)
 }
 
 impl Gate {
-    /// As much as is sent at once; one parcel, however large it is.
-    fn batch(&mut self, limits: Limits) -> Vec<Parcel> {
-        let (mut bytes, mut records) = (0, 0);
-        let fits = |parcel: &&Parcel| {
-            bytes += parcel.bytes();
-            records += parcel.records();
-            bytes <= limits.bytes && records <= limits.records
-        };
-        let count = self.waiting.iter().take_while(fits).count();
-        self.waiting.drain(..count.max(1).min(self.waiting.len())).collect()
+    /// How many are under way or wait.
+    fn chunks(&self) -> usize {
+        self.under_way + self.waiting.len()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Buffer, Record};
     use super::*;
 
     const LIMITS: Limits = Limits { bytes: 1000, records: 10 };
 
-    fn home() -> Arc<Home> {
+    pub(in super::super) fn home() -> Arc<Home> {
         Home::new(Arc::new(|_| ()))
     }
 
-    fn parcel(home: &Arc<Home>, partition: Pick, id: u64, bytes: usize, records: usize) -> Parcel {
+    pub(in super::super) fn parcel(
+        home: &Arc<Home>,
+        partition: Pick,
+        id: u64,
+        bytes: usize,
+        records: usize,
+    ) -> Parcel {
         let mut all = vec![Record { start: 0, len: 0, buffer: Buffer::Read }; records];
         all[0].len = bytes as u32;
         let chunk = Chunk { id, read: vec![0; bytes], records: all, ..Chunk::default() };
-        let route = Route { partition, key: None, headers: None, alone: false };
+        let route = Route { partition, key: None, headers: None, alone: false, stream: 0 };
         Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home: home.clone() }
     }
 
-    fn ids(parcels: &[Parcel]) -> Vec<u64> {
+    pub(in super::super) fn ids(parcels: &[Parcel]) -> Vec<u64> {
         parcels.iter().map(|parcel| parcel.chunk.id).collect()
     }
 

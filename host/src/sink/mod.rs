@@ -22,6 +22,7 @@ mod flights;
 mod gates;
 mod native;
 mod producer;
+mod queue;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -121,6 +122,8 @@ pub struct Route {
     pub headers: Option<Arc<[Header]>>,
     /// Each record in a batch of its own, so that the broker's answer is about it alone.
     pub alone: bool,
+    /// Of what a lane sends to one partition, that of one such number keeps its order.
+    pub stream: u64,
 }
 
 /// Which partition the records of a chunk go to.

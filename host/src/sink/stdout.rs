@@ -87,7 +87,8 @@ mod tests {
     use super::*;
     use crate::sink::{Buffer, Pick, Record};
 
-    const ROUTE: Route = Route { partition: Pick::Partitioner, key: None, headers: None, alone: false };
+    const ROUTE: Route =
+        Route { partition: Pick::Partitioner, key: None, headers: None, alone: false, stream: 0 };
 
     struct Full;
 
