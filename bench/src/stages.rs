@@ -139,11 +139,7 @@ fn enqueue() -> Result<Stage> {
 }
 
 fn send(lane: &mut dyn Lane, chunk: Chunk, done: &Receiver<Finished>) -> Result<Chunk> {
-    lane.send(
-        chunk,
-        None,
-        &Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false, stream: 0 },
-    );
+    lane.send(chunk, None, &Route::to(Pick::Fixed(0)));
     let Finished { chunk, failed } = done.recv()?;
     if failed.is_empty() { Ok(chunk) } else { bail!("{:?}", failed[0]) }
 }

@@ -39,7 +39,7 @@ impl Pipeline {
     pub(super) fn route(&self, origin: &Path) -> Route {
         let path = origin.to_string_lossy();
         let number = number_of(&self.host, &path);
-        let partitions = self.partitions.count.unwrap_or(1).max(1);
+        let partitions = self.partitions.count.unwrap_or(1);
         let partition = match self.entry.partition {
             Partition::File => Pick::Fixed((number as u32 % partitions as u32) as i32),
             Partition::Spread if self.entry.key == RecordKey::None => Pick::Freest(partitions),

@@ -179,7 +179,7 @@ pub(super) mod tests {
         let mut all = vec![Record { start: 0, len: 0, buffer: Buffer::Read }; records];
         all[0].len = bytes as u32;
         let chunk = Chunk { id, read: vec![0; bytes], records: all, ..Chunk::default() };
-        let route = Route { partition, key: None, headers: None, alone: false, stream: 0 };
+        let route = Route::to(partition);
         Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home: home.clone() }
     }
 

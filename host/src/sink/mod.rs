@@ -126,6 +126,13 @@ pub struct Route {
     pub stream: u64,
 }
 
+impl Route {
+    /// Records without key and headers.
+    pub const fn to(partition: Pick) -> Self {
+        Self { partition, key: None, headers: None, alone: false, stream: 0 }
+    }
+}
+
 /// Which partition the records of a chunk go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {

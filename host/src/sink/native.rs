@@ -741,7 +741,7 @@ mod tests {
         let record = Record { start: 0, len: 0, buffer: Buffer::Read };
         let chunk = Chunk { records: vec![record; records], ..Chunk::default() };
         let home = Home::new(Arc::new(move |finished| drop(done.send(finished))));
-        let route = Route { partition: Pick::Partitioner, key: None, headers: None, alone: false, stream: 0 };
+        let route = Route::to(Pick::Partitioner);
         let parcel = Parcel { chunk, topic: Topic::parse("t").unwrap(), only: None, route, home };
         let Ok(ticket) = flights.board(parcel) else { panic!("there is room") };
         (flights, tally, ticket, back)

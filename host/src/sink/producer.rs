@@ -342,8 +342,7 @@ mod tests {
         let parcel = || {
             let record = Record { start: 0, len: 4, buffer: Buffer::Read };
             let chunk = Chunk { read: b"line".into(), records: vec![record], ..Chunk::default() };
-            let route =
-                Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false, stream: 0 };
+            let route = Route::to(Pick::Fixed(0));
             Parcel { chunk, topic: topic.clone(), only: None, route, home: home.clone() }
         };
         let give = || producer.give(&mut Batch::default(), parcel());

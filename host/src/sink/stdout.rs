@@ -87,8 +87,7 @@ mod tests {
     use super::*;
     use crate::sink::{Buffer, Pick, Record};
 
-    const ROUTE: Route =
-        Route { partition: Pick::Partitioner, key: None, headers: None, alone: false, stream: 0 };
+    const ROUTE: Route = Route::to(Pick::Partitioner);
 
     struct Full;
 

@@ -24,8 +24,7 @@ use crate::model::Topic;
 /// Longest wait for anything; valgrind makes all of it some thirty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MEMORY: u64 = 1 << 20;
-const IN_ORDER: Route =
-    Route { partition: Pick::Fixed(0), key: None, headers: None, alone: false, stream: 0 };
+const IN_ORDER: Route = Route::to(Pick::Fixed(0));
 const ALONE: Route = Route { partition: Pick::Fixed(0), key: None, headers: None, alone: true, stream: 0 };
 
 /// A cluster, a sink, and a lane to the topic `t` with one partition.
