@@ -3,10 +3,16 @@
 //! In: directories. Out: hints, collected until they are asked for, and one wake-up for all of
 //! them. Hints may be missing (full queue, watch limit, network filesystem) or too many: sources
 //! poll and rescan anyway. Directories are watched, not files.
+//!
+//! The kernel wakes the thread of notify for each event. One for each line would be most of what a
+//! busy file costs, so that thread rests while the pipeline it would wake is awake anyway: what
+//! happens to a file meanwhile becomes one event in the kernel's queue.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use notify::event::{EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -14,6 +20,14 @@ use tracing::{debug, warn};
 
 /// More hints than this are one: look at everything.
 const HINTS_MAX: usize = 1024;
+
+/// How long events stay in the kernel's queue after one that woke nobody. Those of another file
+/// wait so long at most, and only while one is busy.
+const REST: Duration = Duration::from_millis(4);
+
+/// How long events are read before the next rest. It is time for hundreds: the events of several
+/// busy files do not become one, and the queue holds 16,384 by default.
+const WORK: Duration = Duration::from_micros(500);
 
 /// The watches of all pipelines. Cheap to clone.
 #[derive(Clone)]
@@ -58,7 +72,13 @@ impl Watcher {
     pub fn start() -> Self {
         let routes = Arc::new(Mutex::new(Routes::default()));
         let served = routes.clone();
-        let notify = notify::recommended_watcher(move |event| serve(&served, event));
+        let mut rested = Instant::now();
+        let notify = notify::recommended_watcher(move |event| {
+            if serve(&served, event) && rested.elapsed() >= WORK {
+                thread::sleep(REST);
+                rested = Instant::now();
+            }
+        });
         let notify = notify.inspect_err(|error| warn!(%error, "no file events; files are polled")).ok();
         Self { notify: Arc::new(Mutex::new(notify)), routes }
     }
@@ -153,7 +173,8 @@ impl Drop for Subscription {
 }
 
 impl Hints {
-    fn add(&self, path: Option<&Path>, names_changed: bool) {
+    /// Returns whether that woke the pipeline.
+    fn add(&self, path: Option<&Path>, names_changed: bool) -> bool {
         let mut collected = lock(&self.collected);
         collected.names_changed |= names_changed || collected.paths.len() >= HINTS_MAX;
         if let Some(path) = path.filter(|_| collected.paths.len() < HINTS_MAX)
@@ -166,37 +187,43 @@ impl Hints {
         if wake {
             (self.wake)();
         }
+        wake
     }
 }
 
-/// Runs on the thread of notify.
-fn serve(routes: &Mutex<Routes>, event: notify::Result<Event>) {
+/// Runs on the thread of notify. Returns whether all that the event matters to were awake already.
+fn serve(routes: &Mutex<Routes>, event: notify::Result<Event>) -> bool {
     let event = match event {
         Ok(event) => event,
-        Err(error) => return debug!(%error, "a file event was lost"),
+        Err(error) => {
+            debug!(%error, "a file event was lost");
+            return false;
+        }
     };
     let routes = lock(routes);
     if event.need_rescan() {
-        routes.dirs.values().flatten().for_each(|hints| hints.add(None, true));
-        return;
+        routes.dirs.values().flatten().for_each(|hints| _ = hints.add(None, true));
+        return false;
     }
     let names_changed = match event.kind {
-        EventKind::Access(_) => return,
+        EventKind::Access(_) => return false,
         EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => false,
         _ => true,
     };
     let is_end = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+    let mut woke = false;
     for path in &event.paths {
         for hints in path.parent().and_then(|parent| routes.dirs.get(parent)).into_iter().flatten() {
-            hints.add(Some(path), names_changed);
+            woke |= hints.add(Some(path), names_changed);
         }
         for hints in routes.dirs.get(path).into_iter().flatten() {
             if is_end {
                 lock(&hints.collected).ended.insert(path.clone());
             }
-            hints.add(Some(path), names_changed);
+            woke |= hints.add(Some(path), names_changed);
         }
     }
+    !woke
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -207,9 +234,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     const DEADLINE: Duration = Duration::from_secs(10);
+
+    /// How often the thread `proc/self/task/N` has waited.
+    fn waits(thread: &Path) -> u64 {
+        let status = std::fs::read_to_string(Path::new("/proc").join(thread).join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
+    }
 
     /// Takes hints until one is about `path`; returns whether any was about names.
     fn await_hint(subscription: &mut Subscription, woken: &mpsc::Receiver<()>, path: &Path) -> bool {
@@ -253,6 +286,38 @@ mod tests {
         std::fs::write(&path, "not watched any more\n").unwrap();
         std::fs::write(&last, "watched\n").unwrap();
         assert!(!await_hint(&mut subscription, &woken, &last), "only its content changed");
+    }
+
+    #[test]
+    fn the_thread_rests_while_a_pipeline_is_awake() {
+        const LINES: u64 = 1_000;
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, woken) = mpsc::channel();
+        let watcher = Watcher::start();
+        let this_thread = || std::fs::read_link("/proc/thread-self").unwrap();
+        let mut subscription = watcher.subscribe(move || sender.send(this_thread()).unwrap_or_default());
+        subscription.watch([dir.path().to_path_buf()].into());
+        let path = dir.path().join("a.log");
+        std::fs::write(&path, "one\n").unwrap();
+        let thread = woken.recv_timeout(DEADLINE).unwrap();
+        let before = waits(&thread);
+        for _ in 0..LINES {
+            std::fs::write(&path, "more\n").unwrap();
+            let written = Instant::now();
+            while written.elapsed() < Duration::from_micros(100) {
+                std::hint::spin_loop();
+            }
+        }
+        let waits = waits(&thread) - before;
+        assert!(waits < LINES / 2, "{waits} waits for {LINES} lines");
+        let last = dir.path().join("last.log");
+        std::fs::write(&last, "last\n").unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while !lock(&subscription.hints.collected).paths.contains(&last) {
+            assert!(Instant::now() < deadline, "what was written last is not noticed");
+            thread::yield_now();
+        }
+        assert!(woken.try_recv().is_err(), "woken again before it took its hints");
     }
 
     #[test]
