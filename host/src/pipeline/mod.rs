@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -423,10 +424,18 @@ impl Pipeline {
             if over {
                 return Ended { unfinished: self.counts.in_flight };
             }
-            match self.inbox.recv_timeout(self.wait(step, now)) {
-                Ok(message) => self.handle(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ended { unfinished: self.counts.in_flight },
+            let wait = self.wait(step, now);
+            if step == Step::Idle && self.woken {
+                // It looks again in a moment. An acknowledgement that came first would only wake it twice.
+                thread::sleep(wait);
+            } else {
+                match self.inbox.recv_timeout(wait) {
+                    Ok(message) => self.handle(message),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => {
+                        return Ended { unfinished: self.counts.in_flight };
+                    }
+                }
             }
             for _ in 0..INBOX_BATCH {
                 let Ok(message) = self.inbox.try_recv() else { break };
