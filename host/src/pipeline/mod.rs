@@ -425,23 +425,30 @@ impl Pipeline {
                 return Ended { unfinished: self.counts.in_flight };
             }
             let wait = self.wait(step, now);
-            if step == Step::Idle && self.woken {
-                // It looks again in a moment. An acknowledgement that came first would only wake it twice.
-                thread::sleep(wait);
-            } else {
-                match self.inbox.recv_timeout(wait) {
-                    Ok(message) => self.handle(message),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        return Ended { unfinished: self.counts.in_flight };
-                    }
-                }
-            }
-            for _ in 0..INBOX_BATCH {
-                let Ok(message) = self.inbox.try_recv() else { break };
-                self.handle(message);
+            if self.listen(step, wait).is_err() {
+                return Ended { unfinished: self.counts.in_flight };
             }
         }
+    }
+
+    /// Takes what it is told, and waits for it so long when there is nothing else to do. An error when
+    /// nobody is left to tell it anything.
+    fn listen(&mut self, step: Step, wait: Duration) -> Result<(), RecvTimeoutError> {
+        if step == Step::Idle && self.woken {
+            // It looks again in a moment. An acknowledgement that came first would only wake it twice.
+            thread::sleep(wait);
+        } else {
+            match self.inbox.recv_timeout(wait) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for _ in 0..INBOX_BATCH {
+            let Ok(message) = self.inbox.try_recv() else { break };
+            self.handle(message);
+        }
+        Ok(())
     }
 
     /// Looks at names and files as far as that is due.
