@@ -239,7 +239,8 @@ impl Rulings<'_> {
 
     /// Every file that matches now.
     fn files(&self, entry: &Entry) -> anyhow::Result<Vec<Ruling>> {
-        let found = Pattern::new(&entry.path, &entry.exclude)?.scan(self.policy.rules().max_files);
+        let mut found = Pattern::new(&entry.path, &entry.exclude)?.scan(self.policy.rules().max_files);
+        found.files.sort();
         let mut rulings: Vec<_> = found.files.iter().map(|path| self.file(entry, path)).collect();
         if found.too_many {
             let most = self.policy.rules().max_files;

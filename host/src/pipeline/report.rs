@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Gate, Pipeline, REPORT_INTERVAL, REPORT_INTERVAL_MAX, REPORT_PART};
 use crate::filter::Filter;
+use crate::source::Standing;
 use crate::status::{EntryReport, EntryState, EntryStatus, FilterStats, FilterStatus, Obstacle};
 
 /// Lag above which an entry that is behind counts as catching up. Bytes.
@@ -20,9 +21,9 @@ impl Pipeline {
     pub(super) fn report(&mut self, now: Instant) {
         self.stale = false;
         let begun = Instant::now();
-        let (lag_bytes, since) = self.source.lag();
-        let (state, obstacle, cause) = self.state(lag_bytes, now);
-        self.figures.held_bytes = self.source.held_bytes();
+        let Standing { files, lag_bytes, lag_since, held_bytes } = self.source.standing();
+        let (state, obstacle, cause) = self.state(files, lag_bytes, now);
+        self.figures.held_bytes = held_bytes;
         for (reason, bytes) in self.source.take_lost() {
             *self.figures.lost_bytes.entry(reason).or_default() += bytes;
         }
@@ -38,9 +39,9 @@ impl Pipeline {
             state,
             cause,
             obstacle,
-            files: self.source.files(),
+            files,
             lag_bytes,
-            lag_seconds: since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
+            lag_seconds: lag_since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
             bytes_read: self.figures.bytes_read,
             lines: self.counts,
             filter: self.filter_status(),
@@ -65,7 +66,7 @@ impl Pipeline {
     }
 
     /// In one word, what stands in the way, and why in words.
-    fn state(&self, lag: u64, now: Instant) -> (EntryState, Option<Obstacle>, String) {
+    fn state(&self, files: u64, lag: u64, now: Instant) -> (EntryState, Option<Obstacle>, String) {
         if let Some((state, obstacle, cause)) = self.recovery.trouble() {
             return (state, Some(obstacle), cause);
         }
@@ -112,7 +113,7 @@ impl Pipeline {
             let others = if more > 0 { format!(" (and {more} more files)") } else { String::new() };
             return (self.progress(lag), Some(Obstacle::Files), format!("{trouble}{others}"));
         }
-        if self.source.files() == 0 {
+        if files == 0 {
             return (EntryState::Waiting, Some(Obstacle::Files), "no file matches yet".into());
         }
         (self.progress(lag), None, String::new())

@@ -29,7 +29,7 @@ struct Glob {
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Matching paths, sorted.
+    /// Matching paths, in no order.
     pub files: Vec<PathBuf>,
     /// Directories in which a matching file may appear, and those that links lead to.
     pub dirs: BTreeSet<PathBuf>,
@@ -70,8 +70,9 @@ impl Pattern {
     }
 
     fn excluded(&self, path: &Path) -> bool {
-        self.exclude.is_match(path)
-            || path.file_name().is_some_and(|name| self.exclude.is_match(Path::new(name)))
+        let is_name_excluded = || path.file_name().is_some_and(|name| self.exclude.is_match(Path::new(name)));
+        // The matcher takes a path apart before it asks what for.
+        !self.exclude.is_empty() && (self.exclude.is_match(path) || is_name_excluded())
     }
 
     /// Walks the tree until `files_max` files are found. What cannot be read is left out.
@@ -106,7 +107,6 @@ impl Pattern {
                 found.files.push(item.into_path());
             }
         }
-        found.files.sort();
         found
     }
 }
@@ -163,7 +163,8 @@ mod tests {
     fn scan(dir: &Path, pattern: &str, exclude: &[&str]) -> Vec<String> {
         let exclude: Vec<String> = exclude.iter().map(|e| e.to_string()).collect();
         let pattern = Pattern::new(&format!("{}/{pattern}", dir.display()), &exclude).unwrap();
-        let found = pattern.scan(1000).files;
+        let mut found = pattern.scan(1000).files;
+        found.sort();
         found.iter().map(|path| path.strip_prefix(dir).unwrap().display().to_string()).collect()
     }
 

@@ -114,8 +114,9 @@ pub struct Source {
     turns: VecDeque<u64>,
     first: Option<Saved>,
     scan_due: bool,
-    /// When names were looked at last.
+    /// When names were looked at last, and how often they were.
     scanned: Instant,
+    scans: u64,
     /// When names are looked at with a hint, and without.
     next_scan: (Instant, Instant),
     polled: Instant,
@@ -130,10 +131,17 @@ pub struct Source {
     share: FileShare,
 }
 
-/// The files that have a name, each with one, and where in the list each stands.
-struct Named {
-    files: Vec<(PathBuf, Stat)>,
-    at: HashMap<FileId, usize>,
+/// How far the files of an entry are, all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Files that are followed, and others that are not finished.
+    pub files: u64,
+    /// Bytes that are not finished.
+    pub lag_bytes: u64,
+    /// Since when the oldest of these have been there.
+    pub lag_since: Option<Instant>,
+    /// Bytes of deleted and renamed files that are kept open.
+    pub held_bytes: u64,
 }
 
 /// Lines that were read and are not yet part of a chunk.
@@ -180,6 +188,7 @@ impl Source {
             turns: VecDeque::new(),
             scan_due: true,
             scanned: now,
+            scans: 0,
             next_scan: (now, now),
             polled: now,
             ending: false,
@@ -277,12 +286,13 @@ impl Source {
     fn scan(&mut self, now: Instant) -> BTreeSet<PathBuf> {
         let began = cpu_time();
         (self.scan_due, self.scanned) = (false, now);
+        self.scans += 1;
         // Twice as many as there may be, so that those which are followed are among them.
         let mut found = self.pattern.scan(self.share.most().saturating_mul(2));
         self.links = std::mem::take(&mut found.links);
         let too_many = self.choose(&mut found.files);
         self.forget_troubles(too_many);
-        let Named { files: named, at: present } = self.look_at(found.files);
+        let named = self.look_at(found.files);
         self.plan_scan(cpu_time().saturating_sub(began), now);
         if let Some(saved) = self.first.take() {
             self.begin(saved, &named, now);
@@ -294,7 +304,7 @@ impl Source {
             }
         }
         let nameless = |tail: &Tail| match tail.fate {
-            Fate::Named => !present.contains_key(&tail.id),
+            Fate::Named => !self.has_name(tail),
             Fate::Moved { .. } => true,
             Fate::Over => false,
         };
@@ -319,9 +329,9 @@ impl Source {
         if granted == wanted {
             return None;
         }
+        files.sort();
         files.sort_by_key(|path| !self.by_path.contains_key(path.as_path()));
         files.truncate(granted);
-        files.sort();
         let most = self.share.most();
         Some(format!(
             "{granted} of {wanted} or more files are followed: max_files in this host's policy is {most} for all entries"
@@ -346,10 +356,11 @@ impl Source {
         self.troubles.entry(whole).or_insert(reason);
     }
 
-    /// One name for each file; what is no regular file is reported.
-    fn look_at(&mut self, files: Vec<PathBuf>) -> Named {
-        let mut at = HashMap::with_capacity(files.len());
-        let mut named: Vec<(PathBuf, Stat)> = Vec::with_capacity(files.len());
+    /// Those of which there is something to say, sorted, each file with one name: that by which it is
+    /// followed, or else the first. What is no regular file is reported.
+    fn look_at(&mut self, files: Vec<PathBuf>) -> Vec<(PathBuf, Stat)> {
+        let mut named: Vec<(PathBuf, Stat)> = Vec::new();
+        let mut at: HashMap<FileId, usize> = HashMap::new();
         for path in files {
             let Ok(stat) = Stat::at(&path) else { continue };
             if !stat.regular {
@@ -357,22 +368,35 @@ impl Source {
                 self.troubles.insert(path.into(), trouble);
                 continue;
             }
-            let known = self
-                .by_id
-                .get(&stat.id)
-                .and_then(|key| self.tails.get(key))
-                .is_some_and(|tail| *tail.path == path);
-            match at.get(&stat.id) {
-                // The second name of a file that is followed under another one.
-                Some(_) if !known => {}
-                Some(place) => named[*place] = (path, stat),
-                None => {
-                    at.insert(stat.id, named.len());
-                    named.push((path, stat));
+            let place = at.get(&stat.id).copied();
+            let mut known = None;
+            if let Some(tail) = self.by_id.get(&stat.id).and_then(|key| self.tails.get_mut(key)) {
+                let was_found = std::mem::replace(&mut tail.found_by, self.scans) == self.scans;
+                if place.is_none() && (was_found || tail.is_as_known(&path, &stat)) {
+                    continue;
                 }
+                known = Some(tail.path.clone());
+            }
+            let Some(place) = place else {
+                at.insert(stat.id, named.len());
+                named.push((path, stat));
+                continue;
+            };
+            let is_other = |path: &Path| known.as_deref() != Some(path);
+            let (before, _) = &named[place];
+            if (is_other(&path), &path) < (is_other(before), before) {
+                named[place] = (path, stat);
             }
         }
-        Named { files: named, at }
+        named.sort_by(|(one, _), (other, _)| one.cmp(other));
+        named
+    }
+
+    /// Whether the last look at names found the file, be it for another of its contents.
+    fn has_name(&self, tail: &Tail) -> bool {
+        let found = |tail: &Tail| tail.found_by == self.scans;
+        let newest = || self.by_id.get(&tail.id).and_then(|key| self.tails.get(key));
+        found(tail) || newest().is_some_and(found)
     }
 
     /// The first scan: what was followed before goes on where it was, and what is new begins where
@@ -638,6 +662,7 @@ impl Source {
     fn insert(&mut self, mut tail: Tail) {
         let key = tail.incarnation;
         tail.unit = self.cutter.rules().unit;
+        tail.found_by = self.scans;
         self.by_id.insert(tail.id, key);
         self.by_path.insert(tail.path.clone(), key);
         self.heads.add(tail.heads(), key);
@@ -954,8 +979,9 @@ impl Source {
 
     /// The names of the file with number `key`, and its place before those that came later, are those of
     /// `anew` now.
-    fn take_place(&mut self, key: u64, anew: Tail) {
+    fn take_place(&mut self, key: u64, mut anew: Tail) {
         let number = anew.incarnation;
+        anew.found_by = self.scans;
         for place in [self.by_id.get_mut(&anew.id), self.by_path.get_mut(&anew.path)] {
             if let Some(place) = place.filter(|place| **place == key) {
                 *place = number;
@@ -1033,15 +1059,27 @@ impl Source {
         self.tails.len() as u64 * FILE_BYTES
     }
 
-    /// Files that are followed, and others that are not finished.
-    pub fn files(&self) -> u64 {
-        self.tails.values().filter(|tail| tail.fate == Fate::Named || !tail.is_finished()).count() as u64
+    /// How far they are.
+    pub fn standing(&mut self) -> Standing {
+        let mut all = Standing::default();
+        // In one pass: with many files it is mostly waiting for memory.
+        for tail in self.tails.values_mut() {
+            all.files += u64::from(tail.counts());
+            // What waits as another file's content, compressed, is that file's.
+            if tail.fate != Fate::Over && !(tail.is_packed() && tail.twin.is_some()) {
+                all.lag_bytes += tail.lag();
+                all.lag_since = [all.lag_since, tail.lag_since()].into_iter().flatten().min();
+            }
+            if tail.is_open() && matches!(tail.fate, Fate::Moved { .. }) {
+                all.held_bytes += tail.disk_bytes();
+            }
+        }
+        all
     }
 
     /// The same one by one, those that lag most first, and at most so many.
     pub fn list(&self, most: usize) -> Files {
-        let shown = |tail: &&Tail| tail.fate == Fate::Named || !tail.is_finished();
-        let mut tails: Vec<_> = self.tails.values().filter(shown).collect();
+        let mut tails: Vec<_> = self.tails.values().filter(|tail| tail.counts()).collect();
         tails.sort_by(|a, b| (b.lag(), &a.path).cmp(&(a.lag(), &b.path)));
         let files = tails.iter().take(most).map(|tail| FileStatus {
             path: tail.path.to_string_lossy().into_owned(),
@@ -1053,22 +1091,6 @@ impl Source {
             cause: tail.trouble.as_ref().map(|trouble| trouble.reason.clone()).unwrap_or_default(),
         });
         Files { total: tails.len() as u64, files: files.collect() }
-    }
-
-    /// Bytes that are not finished, and since when the oldest have been there.
-    pub fn lag(&mut self) -> (u64, Option<Instant>) {
-        let is_own = |tail: &&mut Tail| tail.fate != Fate::Over && !(tail.is_packed() && tail.twin.is_some());
-        let live = self.tails.values_mut().filter(is_own);
-        live.fold((0, None), |(bytes, since), tail| {
-            let oldest = [since, tail.lag_since()].into_iter().flatten().min();
-            (bytes + tail.lag(), oldest)
-        })
-    }
-
-    /// Bytes of deleted and renamed files that are kept open.
-    pub fn held_bytes(&self) -> u64 {
-        let held = |tail: &&Tail| tail.is_open() && matches!(tail.fate, Fate::Moved { .. });
-        self.tails.values().filter(held).map(Tail::disk_bytes).sum()
     }
 
     /// Bytes that could not be saved since this was last asked for, by reason.

@@ -69,6 +69,8 @@ pub struct Tail {
     pub ledger: Ledger,
     /// Whether what was last read ended inside a line whose rest is discarded.
     pub inside: bool,
+    /// Which look at names found it last.
+    pub found_by: u64,
     /// Whether it waits for its turn to be read.
     pub queued: bool,
     /// Why it cannot be read, and when to try again.
@@ -214,6 +216,7 @@ impl Tail {
             flush_at: None,
             ledger: Ledger::new(mark),
             inside: false,
+            found_by: 0,
             queued: false,
             trouble: None,
             vetted: false,
@@ -449,6 +452,11 @@ impl Tail {
     /// Whether all of it is read and finished.
     pub fn is_finished(&self) -> bool {
         !self.has_news() && !self.holds_partial() && self.ledger.is_empty()
+    }
+
+    /// Whether it is followed, or at least not finished.
+    pub fn counts(&self) -> bool {
+        self.fate == Fate::Named || !self.is_finished()
     }
 
     /// Whether all that can be read of it is finished, an unfinished last line aside.

@@ -391,7 +391,7 @@ fn a_file_renamed_to_a_name_the_glob_covers_is_not_read_again() {
     place.rename("a.log", "b.log");
     place.append("b.log", "two\n");
     assert_eq!(place.lines(), ["two"]);
-    assert_eq!(place.source.files(), 1);
+    assert_eq!(place.source.standing().files, 1);
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn a_truncated_file_begins_again() {
     place.append("a.log", "three\n");
     assert_eq!(place.lines(), ["three"]);
     assert_eq!(place.lost(), []);
-    assert_eq!((place.source.files(), place.records()), (1, 1));
+    assert_eq!((place.source.standing().files, place.records()), (1, 1));
     assert_eq!(place.source.take_rewinds(), [("truncated", 1)].into());
 }
 
@@ -502,7 +502,7 @@ fn a_deleted_file_is_read_to_its_end_while_it_is_open() {
     writer.write_all_at(b"4\n", 0).unwrap();
     assert_eq!(place.lines(), ["4"]);
     place.wait(seconds(4));
-    assert_eq!((place.open_files(), place.source.files(), place.records()), (0, 0, 0));
+    assert_eq!((place.open_files(), place.source.standing().files, place.records()), (0, 0, 0));
 }
 
 #[test]
@@ -634,7 +634,7 @@ fn deleted_files_are_held_only_up_to_the_limits() {
         // Together they are too much, and the older goes; neither was old enough.
         let is_held = limits.bytes > 9;
         assert_eq!(place.open_files(), if is_held { 2 } else { 0 });
-        assert_eq!(place.source.held_bytes(), if is_held { 26 } else { 0 });
+        assert_eq!(place.source.standing().held_bytes, if is_held { 26 } else { 0 });
         place.wait(seconds(5));
         assert_eq!(place.open_files(), 0);
         assert_eq!(place.lost(), [("held_limit", 14)]);
@@ -663,7 +663,7 @@ fn a_last_line_without_newline_is_held_until_its_file_is_rotated_away() {
         place.append("a.log", "whole\nunended");
         assert_eq!(place.lines(), ["whole"]);
         place.wait(seconds(idle));
-        assert_eq!(place.source.lag().0, 0, "what is held is not lag");
+        assert_eq!(place.source.standing().lag_bytes, 0, "what is held is not lag");
         place.rename("a.log", "a.log.1");
         place.append("a.log", "new\n");
         assert_eq!(place.lines(), ["new"]);
@@ -693,7 +693,10 @@ fn an_unfinished_line_that_is_completed_later_arrives_once_and_whole() {
         place.append("a.log", "e\nnext");
         let before = place.now;
         assert_eq!(place.unfinished_lines(), ["whole"]);
-        assert!(place.source.lag().1.is_some_and(|since| since >= before), "its lag begins with its end");
+        assert!(
+            place.source.standing().lag_since.is_some_and(|since| since >= before),
+            "its lag begins with its end"
+        );
         place.finish_all();
         place.restart();
         place.append("a.log", "\n");
@@ -759,7 +762,7 @@ fn two_names_of_one_file_are_one_file() {
     fs::remove_file(place.path("a.log")).unwrap();
     place.append("b.log", "three\n");
     assert_eq!(place.lines(), ["three"]);
-    assert_eq!(place.source.files(), 1);
+    assert_eq!(place.source.standing().files, 1);
 }
 
 #[test]
@@ -944,7 +947,7 @@ fn what_is_no_regular_file_is_told_and_waited_for_by_nobody() {
     place.append("a.log", "one\n");
     assert_eq!(place.lines(), ["one"]);
     let told: Vec<_> = place.source.troubles().keys().cloned().collect();
-    assert_eq!((told, place.source.files()), (vec![place.path("fifo.log").into()], 1));
+    assert_eq!((told, place.source.standing().files), (vec![place.path("fifo.log").into()], 1));
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_file_that_was_read_is_not_read_again_when_it_is_compressed() {
             place.restart();
             assert_eq!(wait_and_read(&mut place), [""; 0], "idle {idle} restart {restart}");
             assert_eq!(place.lost(), []);
-            assert_eq!(place.source.lag().0, 0);
+            assert_eq!(place.source.standing().lag_bytes, 0);
         }
     }
 }
@@ -234,7 +234,7 @@ fn a_file_held_for_too_long_is_given_back_where_it_was_compressed() {
     gzip(&place, "a.log.1");
     place.source.hint([], true, place.now);
     place.wait(seconds(20));
-    assert!(place.source.held_bytes() < 8 * 990);
+    assert!(place.source.standing().held_bytes < 8 * 990);
     assert_eq!(wait_and_read(&mut place), numbered(10, 1000));
     assert_eq!(place.lost(), []);
 }
