@@ -5,36 +5,46 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use weir::config::KafkaSettings;
+use weir::control::list::{Origin, parse};
 use weir::filter::{Batch, Compiler, Engine, EngineLimits, Filter, FilterContext, ModuleCache};
 use weir::ledger::{Ledger, Mark};
 use weir::model::{EntryName, FILTER_MEMORY, LongLine, Topic};
 use weir::pipeline::{CHUNK_LINES, READ_BYTES};
+use weir::policy::Policy;
 use weir::sink::kafka::KafkaSink;
 use weir::sink::{Buffer, Chunk, Done, Finished, Lane, Pick, Record, Route, Sink as _};
+use weir::source::checkpoint::Checkpoints;
 use weir::source::lines::{Lines, Rules, Unit};
+use weir::source::{HeldLimits, Source};
 use weir_tests::{guests, scratch};
 
 /// The name of each, for [`stage`].
-pub const STAGES: [&str; 5] = ["split", "ledger", "drop_debug", "redact", "enqueue"];
+pub const STAGES: [&str; 6] = ["names", "split", "ledger", "drop_debug", "redact", "enqueue"];
 
 /// Bytes of a line, its newline included. Every other one is a `DEBUG` line.
 const LINE_BYTES: usize = 200;
+
+/// Files to which nothing is written.
+const FILES: u64 = 1000;
+/// Between two looks at their names.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Ranges of a file that are under way at once.
 const RANGES: u64 = 64;
 /// What all chunks may take. Bytes.
 const MEMORY: u64 = 64 << 20;
 
-/// Takes one chunk through a stage. Says how many lines that were, or for the ledger ranges.
+/// Takes one chunk through a stage. Says how many lines that were, for the ledger ranges, for names files.
 pub type Stage = Box<dyn FnMut() -> Result<u64>>;
 
 /// The stage of that name, set up.
 pub fn stage(name: &str) -> Result<Stage> {
     match name {
+        "names" => names(),
         "split" => Ok(split()),
         "ledger" => Ok(ledger()),
         "drop_debug" => filter(&guests::path("drop_debug"), ""),
@@ -59,6 +69,28 @@ fn lines_of(bytes: &[u8], lines: &mut Lines) {
     let rules =
         Rules { skip_empty: true, line_bytes_max: READ_BYTES, long_line: LongLine::Split, unit: Unit::Byte };
     rules.cut(bytes, CHUNK_LINES, false, lines);
+}
+
+/// A look at all names, with nothing new, and a report of it: what idle files cost.
+fn names() -> Result<Stage> {
+    let dir = scratch::dir("stage");
+    for n in 0..FILES {
+        std::fs::write(dir.path().join(format!("{n:06}.log")), "")?;
+    }
+    let list = serde_json::json!([{ "path": dir.path().join("*.log"), "topic": "stage" }]).to_string();
+    let list = parse(list.as_bytes(), &Origin::Settings).map_err(anyhow::Error::msg)?;
+    let entry = list.items[0].checked.as_ref().map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+    let (policy, checkpoints) = (Arc::new(Policy::unbounded()), Arc::new(Checkpoints::none()));
+    let held = HeldLimits { age: PAUSE, bytes: MEMORY };
+    let mut source = Source::new(entry, policy, checkpoints, held)?;
+    let mut now = Instant::now();
+    Ok(Box::new(move || {
+        let _alive = &dir;
+        now += PAUSE;
+        source.tick(now).context("names are looked at")?;
+        let files = source.standing().files;
+        if files == FILES { Ok(files) } else { bail!("{files} files") }
+    }))
 }
 
 fn split() -> Stage {
