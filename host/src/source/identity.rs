@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, StatxTimestamp, statx};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -45,6 +45,8 @@ pub struct Stat {
     pub size: u64,
     /// When it was last written to: nanoseconds since 1970, only to be compared.
     pub modified: i64,
+    /// When it, its name or, of a directory, the names in it were changed last: likewise.
+    pub changed: i64,
     /// Names it has; 0 when it is deleted.
     pub links: u32,
     /// Not a directory, FIFO or device.
@@ -84,7 +86,7 @@ impl Stat {
     /// Of a file that is gone: what was known of it last.
     pub fn last(known: &Record) -> Self {
         let Record { id, size, packed, modified, .. } = *known;
-        Self { id, size: packed.unwrap_or(size), modified, links: 0, regular: true }
+        Self { id, size: packed.unwrap_or(size), modified, changed: modified, links: 0, regular: true }
     }
 
     fn from(stat: rustix::fs::Statx) -> io::Result<Self> {
@@ -96,15 +98,16 @@ impl Stat {
                 birth: birth.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
             },
             size: stat.stx_size,
-            modified: stat
-                .stx_mtime
-                .tv_sec
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(stat.stx_mtime.tv_nsec.into()),
+            modified: nanoseconds(stat.stx_mtime),
+            changed: nanoseconds(stat.stx_ctime),
             links: stat.stx_nlink,
             regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
         })
     }
+}
+
+fn nanoseconds(time: StatxTimestamp) -> i64 {
+    time.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.into())
 }
 
 fn wanted() -> StatxFlags {

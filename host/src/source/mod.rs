@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use self::checkpoint::{Checkpoints, Record, Saved};
 use self::copies::Heads;
-use self::discovery::Pattern;
+use self::discovery::{Found, Pattern};
 use self::identity::{FileId, Stat, Trace, read_at};
 use self::lines::{Lines, Rules};
 use self::records::{Cutter, End};
@@ -51,6 +51,10 @@ const RESCAN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 
 /// The same, where there are so many files that this would cost more than a two-thousandth of a core.
 const RESCAN_MAX: Duration = Duration::from_secs(60);
+
+/// Every so many looks the directories are walked, whatever their times say: not every filesystem
+/// keeps them.
+const WALK_EVERY: u64 = 10;
 
 /// How soon names are looked at again that change all the time.
 const SCAN_PAUSE: Duration = Duration::from_millis(10);
@@ -92,6 +96,8 @@ pub struct HeldLimits {
 pub struct Source {
     entry: EntryName,
     pattern: Pattern,
+    /// What the last walk found, where the next one may find the same.
+    found: Option<Found>,
     cutter: Cutter,
     start_at: StartAt,
     policy: Arc<Policy>,
@@ -170,6 +176,7 @@ impl Source {
         Ok(Self {
             entry: entry.name.clone(),
             pattern: Pattern::new(&entry.path, &entry.exclude)?,
+            found: None,
             cutter: Cutter::new(entry),
             start_at: entry.start_at,
             share: policy.file_share(),
@@ -287,12 +294,12 @@ impl Source {
         let began = cpu_time();
         (self.scan_due, self.scanned) = (false, now);
         self.scans += 1;
-        // Twice as many as there may be, so that those which are followed are among them.
-        let mut found = self.pattern.scan(self.share.most().saturating_mul(2));
+        let mut found = self.find();
         self.links = std::mem::take(&mut found.links);
         let too_many = self.choose(&mut found.files);
+        let is_all = too_many.is_none();
         self.forget_troubles(too_many);
-        let named = self.look_at(found.files);
+        let named = self.look_at(&found.files);
         self.plan_scan(cpu_time().saturating_sub(began), now);
         if let Some(saved) = self.first.take() {
             self.begin(saved, &named, now);
@@ -312,7 +319,17 @@ impl Source {
             self.has_no_name(key, now);
         }
         self.forget_moved(now);
-        found.dirs
+        let dirs = found.dirs.clone();
+        self.found = Some(found).filter(|found| is_all && found.is_dated());
+        dirs
+    }
+
+    /// The names that there are.
+    fn find(&mut self) -> Found {
+        let may_know = !self.scans.is_multiple_of(WALK_EVERY);
+        let known = self.found.take().filter(|found| may_know && found.is_current());
+        // Twice as many as there may be, so that those which are followed are among them.
+        known.unwrap_or_else(|| self.pattern.scan(self.share.most().saturating_mul(2)))
     }
 
     /// Scans take at most a twentieth of a core while names change all the time, and else so little
@@ -358,34 +375,34 @@ impl Source {
 
     /// Those of which there is something to say, sorted, each file with one name: that by which it is
     /// followed, or else the first. What is no regular file is reported.
-    fn look_at(&mut self, files: Vec<PathBuf>) -> Vec<(PathBuf, Stat)> {
+    fn look_at(&mut self, files: &[PathBuf]) -> Vec<(PathBuf, Stat)> {
         let mut named: Vec<(PathBuf, Stat)> = Vec::new();
         let mut at: HashMap<FileId, usize> = HashMap::new();
         for path in files {
-            let Ok(stat) = Stat::at(&path) else { continue };
+            let Ok(stat) = Stat::at(path) else { continue };
             if !stat.regular {
                 let trouble = format!("{} is not a regular file", path.display());
-                self.troubles.insert(path.into(), trouble);
+                self.troubles.insert(path.as_path().into(), trouble);
                 continue;
             }
             let place = at.get(&stat.id).copied();
             let mut known = None;
             if let Some(tail) = self.by_id.get(&stat.id).and_then(|key| self.tails.get_mut(key)) {
                 let was_found = std::mem::replace(&mut tail.found_by, self.scans) == self.scans;
-                if place.is_none() && (was_found || tail.is_as_known(&path, &stat)) {
+                if place.is_none() && (was_found || tail.is_as_known(path, &stat)) {
                     continue;
                 }
                 known = Some(tail.path.clone());
             }
             let Some(place) = place else {
                 at.insert(stat.id, named.len());
-                named.push((path, stat));
+                named.push((path.clone(), stat));
                 continue;
             };
             let is_other = |path: &Path| known.as_deref() != Some(path);
             let (before, _) = &named[place];
-            if (is_other(&path), &path) < (is_other(before), before) {
-                named[place] = (path, stat);
+            if (is_other(path), path) < (is_other(before), before) {
+                named[place] = (path.clone(), stat);
             }
         }
         named.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -593,6 +593,28 @@ fn a_file_that_one_look_at_the_names_missed_is_not_taken_for_deleted() {
 }
 
 #[test]
+fn where_directories_do_not_tell_a_name_is_found_a_few_looks_later() {
+    let mut place = Place::new("*.log");
+    place.append("a.log", "one\n");
+    let deadline = Instant::now() + seconds(20);
+    while place.source.found.is_none() {
+        assert!(Instant::now() < deadline, "the walk was never kept");
+        std::thread::sleep(Duration::from_millis(20));
+        place.read_all();
+    }
+    assert_eq!(place.lines(), ["one"]);
+    place.append("b.log", "two\n");
+    place.source.found.as_mut().unwrap().redate();
+    place.source.scans = WALK_EVERY;
+    assert_eq!(place.lines(), [""; 0], "the walk was not spared");
+    for _ in 0..WALK_EVERY {
+        place.source.found.as_mut().into_iter().for_each(Found::redate);
+        place.read_all();
+    }
+    assert_eq!(place.lines(), ["two"]);
+}
+
+#[test]
 fn a_file_deleted_while_the_agent_is_down_is_counted() {
     let mut place = Place::new("a.log");
     place.append("a.log", "one\n");
